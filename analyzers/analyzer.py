@@ -1,0 +1,78 @@
+"""The seam between the profiler and the rules.
+
+Enters: executions and units of work, in order. Leaves: findings, and questions that only a database can answer.
+An analyzer does no I/O and has no clock; the profiler asks the question and brings the answer back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from pgtattle.analyzers.finding import Finding
+from pgtattle.proxy.events import Execution, Parameter, Statement, Unit
+
+
+class IndexCandidate(Struct, frozen=True, kw_only=True):
+    """A btree to try: the table as the statement names it (schema optional) and its key columns."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+class TableFacts(Struct, frozen=True, kw_only=True):
+    """A base table in the catalogue. `indexes` are the key columns of its valid btree indexes."""
+
+    name: str
+    schema: str
+    rows: float
+    pages: int
+    indexes: tuple[tuple[str, ...], ...] = ()
+
+
+class IndexQuestion(Struct, frozen=True, kw_only=True):
+    """Would an index serve this statement? Asked with the values of one real execution.
+
+    `candidates` are in order, best first; none where only a plan is wanted.
+    """
+
+    database: str
+    statement: Statement
+    sql: str
+    parameters: tuple[Parameter, ...]
+    candidates: tuple[IndexCandidate, ...]
+
+
+class IndexAnswer(Struct, frozen=True, kw_only=True):
+    """What the planner said: EXPLAIN's JSON before, and per candidate the JSON with it as a hypothetical index.
+
+    `after` is empty without HypoPG. `tables` holds facts of the catalogue by table name. `error` says why there is no plan.
+    """
+
+    question: IndexQuestion
+    before: bytes = b""
+    after: tuple[tuple[IndexCandidate, str, bytes], ...] = ()
+    tables: tuple[TableFacts, ...] = ()
+    error: str = ""
+
+
+Outcome = Finding | IndexQuestion
+
+
+class Analyzer:
+    """A rule; each method may be left as it is. Called from one thread, in order."""
+
+    rules: tuple[str, ...] = ()
+
+    def execution(self, execution: Execution) -> Iterable[Outcome]:
+        """See one execution, in the order of their ends."""
+        return ()
+
+    def unit(self, unit: Unit) -> Iterable[Outcome]:
+        """See a complete unit of work."""
+        return ()
+
+    def answer(self, answer: IndexAnswer) -> Iterable[Outcome]:
+        """See the answer to an earlier question of this analyzer."""
+        return ()

@@ -1,0 +1,228 @@
+"""The API's and the report's wire types, encoded by msgspec. Durations are milliseconds, moments ISO 8601 UTC.
+
+Nothing here holds a value of a user's query unless `--values full` was asked for: `sql` is the normal form and
+`parameters` are masked before these records are made.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Severity = Literal["info", "low", "medium", "high", "critical"]
+Confidence = Literal["candidate", "likely", "proven"]
+SuggestionStatus = Literal["verified", "partly", "unverified", "confirmed", "refuted", "advice"]
+
+SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
+CONFIDENCES: tuple[Confidence, ...] = ("candidate", "likely", "proven")
+
+
+class ExecutionView(Struct, frozen=True, kw_only=True):
+    """One execution as people see it."""
+
+    id: int
+    connection: int
+    at: str
+    database: str
+    user: str
+    application: str
+    client: str
+    fingerprint: str
+    sql: str
+    command: str
+    parameters: list[str | None]
+    protocol: str
+    tag: str
+    rows: int
+    bytes: int
+    sqlstate: str | None
+    transaction: int
+    exchange: int
+    position: int
+    duration_ms: float
+    first_row_ms: float | None
+    stalled_ms: float
+    tags: dict[str, str]
+
+
+class StatementView(Struct, frozen=True, kw_only=True):
+    """A normalized statement with its totals; `fingerprint` is its id."""
+
+    fingerprint: str
+    sql: str
+    kind: str
+    tables: list[str]
+    calls: int
+    rows: int
+    total_ms: float
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    errors: int
+
+
+class UnitRef(Struct, frozen=True, kw_only=True):
+    """Where a finding was seen: `kind` and `key` of the unit, its route and source line when tagged."""
+
+    kind: str
+    key: str
+    route: str = ""
+    source: str = ""
+
+
+class Suggestion(Struct, frozen=True, kw_only=True):
+    """What to do: words, SQL where there is some, and how far it was proven."""
+
+    text: str
+    sql: str = ""
+    status: SuggestionStatus = "advice"
+
+
+class LoopEvidence(Struct, frozen=True, kw_only=True, tag="n-plus-one", tag_field="rule"):
+    """`n-plus-one`: how often in one unit, how many different values, time in the database and between the queries."""
+
+    executions: int
+    distinct: int
+    units: int
+    database_ms: float
+    gap_ms: float
+    signal: str
+    parent: str = ""
+    parent_sql: str = ""
+
+
+class RepeatEvidence(Struct, frozen=True, kw_only=True, tag="repeated-read", tag_field="rule"):
+    """`repeated-read`: same query and same values, `executions` times in one unit (or across `units`)."""
+
+    executions: int
+    distinct: int
+    units: int
+    database_ms: float
+    signal: str
+
+
+class PastedEvidence(Struct, frozen=True, kw_only=True, tag="unparameterized", tag_field="rule"):
+    """`unparameterized`: literals that vary. `bound_share` is the share of the application's executions that bind.
+
+    `examples` are masked to kind and length.
+    """
+
+    application: str
+    executions: int
+    texts: int
+    slots: list[str]
+    values: int
+    bound_share: float
+    statements: int
+    examples: list[str]
+
+
+class IndexEvidence(Struct, frozen=True, kw_only=True, tag="missing-index", tag_field="rule"):
+    """`missing-index`: what the planner said. Costs are the planner's units, before and after the hypothetical index."""
+
+    table: str
+    columns: list[str]
+    node: str
+    table_rows: int
+    plan_rows: int
+    cost_before: float
+    cost_after: float | None
+    executions: int
+    mean_ms: float
+    note: str = ""
+
+
+class SlowEvidence(Struct, frozen=True, kw_only=True, tag="slow-query", tag_field="rule"):
+    """`slow-query`: executions over the target, with the worst and the middle of them."""
+
+    target_ms: float
+    executions: int
+    over_target: int
+    p50_ms: float
+    max_ms: float
+    rows: int
+
+
+Evidence = LoopEvidence | RepeatEvidence | PastedEvidence | IndexEvidence | SlowEvidence
+
+
+class FindingView(Struct, frozen=True, kw_only=True):
+    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals."""
+
+    id: str
+    rule: str
+    severity: Severity
+    confidence: Confidence
+    title: str
+    fingerprints: list[str]
+    sql: str
+    count: int
+    total_ms: float
+    unit: UnitRef | None
+    evidence: Evidence
+    suggestion: Suggestion
+    first_seen: str
+    last_seen: str
+
+
+class SessionView(Struct, frozen=True, kw_only=True):
+    """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all."""
+
+    id: str
+    started_at: str
+    seconds: float
+    server_version: str
+    executions: int
+    connections: int
+    shed: int
+    lost: int
+    restarts: int
+    opaque_connections: int
+    notes: list[str] = []
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """The JSON report, version 1."""
+
+    version: int = 1
+    session: SessionView
+    findings: list[FindingView]
+    statements: list[StatementView]
+
+
+class ExecutionPage(Struct, frozen=True, kw_only=True):
+    """A page of executions, oldest first; `after` is the cursor of the next page, None at the end."""
+
+    items: list[ExecutionView]
+    after: str | None = None
+
+
+class StatementPage(Struct, frozen=True, kw_only=True):
+    """A page of statements, most total time first."""
+
+    items: list[StatementView]
+    after: str | None = None
+
+
+class FindingPage(Struct, frozen=True, kw_only=True):
+    """A page of findings, gravest first."""
+
+    items: list[FindingView]
+    after: str | None = None
+
+
+class ErrorBody(Struct, frozen=True, kw_only=True):
+    """What went wrong with a request."""
+
+    code: str
+    message: str
+    details: dict[str, str] = {}
+
+
+class ErrorView(Struct, frozen=True, kw_only=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorBody

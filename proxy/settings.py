@@ -1,0 +1,69 @@
+"""What the processes are told: plain records, made by `config`, sent from the relay to the profiler as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Values = Literal["hidden", "redacted", "full"]
+
+
+class Address(Struct, frozen=True):
+    """A TCP `host` and `port` (0: any free one), or a unix socket `path`."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """True where only this machine can reach it."""
+        return bool(self.path) or self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+class Upstream(Struct, frozen=True, kw_only=True):
+    """Where PostgreSQL is: `addresses` are tried in order at each connect. `dsn` is for libpq, without a password.
+
+    `password` and the rest are for the side connection and for the command of `run`; clients bring their own.
+    """
+
+    addresses: tuple[Address, ...]
+    dsn: str
+    user: str = ""
+    password: str = ""
+    database: str = ""
+
+
+class RuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Thresholds of the rules: `[rules]` in the configuration file."""
+
+    disable: tuple[str, ...] = ()
+    n_plus_one_min: int = 5
+    repeated_read_min: int = 5
+    slow_query_ms: float = 500.0
+    missing_index_min_rows: int = 10_000
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything a session of the proxy is started with."""
+
+    upstream: Upstream
+    listen: tuple[Address, ...]
+    api: Address
+    metrics: Address | None = None
+    values: Values = "redacted"
+    drain_seconds: float = 30.0
+    max_connections: int = 0
+    analyze_dsn: str = ""
+    allow_plain: bool = False
+    api_token: str = ""
+    log_format: Literal["text", "json"] = "text"
+    log_file: str = ""
+    rules: RuleSettings = RuleSettings()

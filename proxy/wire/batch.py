@@ -1,0 +1,84 @@
+"""The records that the tap sends to the profiler, packed.
+
+A batch is a run of records, each a header (`kind` u8, `connection` u32, `at_ns` u64, `size` u32, big endian) and a body:
+
+    OPENED      JSON `Opened`: a client connected, or (after a restart of the profiler) was found connected
+    STARTUP     the StartupMessage as sent, length word included
+    FRONTEND    trimmed frames from the client
+    BACKEND     trimmed frames from the server
+    STALLED     u64: nanoseconds in which the client did not read, up to `at_ns`
+    STATEMENT   a Parse frame of a named statement that was live before the profiler started or before a gap
+    GAP         JSON `Gap`: what was shed; the connection is quiescent and in sync from here on. The body of the
+                record also says the transaction status of the last ReadyForQuery
+    OPAQUE      a word: why the connection is not looked at any longer
+    CLOSED      JSON `Closed`
+
+Trimmed frames are whole protocol frames (type byte, u32 length that counts itself, body) with two frame types of ours:
+
+    COUNTED     0x01: `type` u8, `frames` u32, `bytes` u64 (headers included): so many frames of that type stood here
+    PREFIX      0x02: `type` u8, `length` u32 as on the wire, then the first bytes of the body: the rest was not kept
+
+A FRONTEND or BACKEND record never ends inside a frame. `p` frames never occur; `R` keeps its code only and `K` its
+process id only. DataRow and CopyData are always COUNTED. `at_ns` is when the chunk that ended the frames was read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+OPENED: Final = 1
+STARTUP: Final = 2
+FRONTEND: Final = 3
+BACKEND: Final = 4
+STALLED: Final = 5
+STATEMENT: Final = 6
+GAP: Final = 7
+OPAQUE: Final = 8
+CLOSED: Final = 9
+
+COUNTED: Final = 0x01
+PREFIX: Final = 0x02
+
+HEADER: Final = struct.Struct("!BIQI")
+COUNTED_BODY: Final = struct.Struct("!BIQ")
+PREFIX_HEAD: Final = struct.Struct("!BI")
+
+
+class Opened(Struct, frozen=True):
+    """A connection: the client's address and when it came (monotonic)."""
+
+    client: str
+    opened_ns: int
+
+
+class ShedGap(Struct, frozen=True):
+    """Body of a GAP record: exchanges and executions by command that were not looked at, and the status since then."""
+
+    exchanges: int
+    executions: dict[str, int]
+    status: str
+
+
+class Closed(Struct, frozen=True):
+    """Body of a CLOSED record: a word for who ended it (`client`, `server`, `error`, `drain`)."""
+
+    reason: str
+
+
+def pack(kind: int, connection: int, at_ns: int, body: bytes) -> bytes:
+    """One record."""
+    return HEADER.pack(kind, connection, at_ns, len(body)) + body
+
+
+def unpack(batch: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The records of a batch as (kind, connection, at_ns, body)."""
+    position, end = 0, len(batch)
+    while position < end:
+        kind, connection, at_ns, size = HEADER.unpack_from(batch, position)
+        position += HEADER.size
+        yield kind, connection, at_ns, batch[position : position + size]
+        position += size
