@@ -1,0 +1,68 @@
+"""The packets before a session: they have no type byte, and decide what a connection is.
+
+Source: PostgreSQL, "Message Formats" (StartupMessage, CancelRequest, SSLRequest, GSSENCRequest) and
+`src/include/libpq/pqcomm.h` (MAX_STARTUP_PACKET_LENGTH).
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum
+from typing import Final
+
+from pgtattle.proxy.errors import ProtocolViolation
+
+MAX_STARTUP_PACKET: Final = 10_000
+CANCEL_REQUEST: Final = 80877102
+SSL_REQUEST: Final = 80877103
+GSSENC_REQUEST: Final = 80877104
+
+_HEAD = struct.Struct("!iI")
+
+
+class Opening(Enum):
+    """What a client wants."""
+
+    SESSION = "session"
+    CANCEL = "cancel"
+    SSL = "ssl"
+    GSSENC = "gssenc"
+
+
+def first_packet(data: bytes | bytearray) -> tuple[Opening, int] | None:
+    """The first packet in `data` and its size in bytes; None while it is not complete.
+
+    Raises ProtocolViolation for a length that PostgreSQL refuses too.
+    """
+    if len(data) >= 4:
+        size = int.from_bytes(data[:4], "big")
+        if not 8 <= size <= MAX_STARTUP_PACKET:
+            raise ProtocolViolation("bad_startup", f"a startup packet of {size} bytes")
+    if len(data) < 8:
+        return None
+    size, code = _HEAD.unpack_from(data)
+    if len(data) < size:
+        return None
+    match code:
+        case 80877102:
+            return Opening.CANCEL, size
+        case 80877103:
+            return Opening.SSL, size
+        case 80877104:
+            return Opening.GSSENC, size
+        case _:
+            return Opening.SESSION, size
+
+
+def is_replication(packet: bytes) -> bool:
+    """True for a StartupMessage that asks for the replication protocol."""
+    return b"\0replication\0" in packet[8:] or packet[8:].startswith(b"replication\0")
+
+
+def error_response(severity: str, sqlstate: str, message: str, hint: str = "") -> bytes:
+    """An ErrorResponse frame, for refusals before a session exists."""
+    fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]
+    if hint:
+        fields.append(("H", hint))
+    body = b"".join(code.encode() + text.encode() + b"\0" for code, text in fields) + b"\0"
+    return b"E" + (len(body) + 4).to_bytes(4, "big") + body
