@@ -1,0 +1,145 @@
+"""The profiler's one direction: the tap's records → sessions → executions → units of work → analyzers → store and metrics.
+
+Enters: batches and moments. Leaves: what the store and the metrics hold, and questions for the planner. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from pgtattle.analyzers.analyzer import Analyzer, IndexAnswer, IndexQuestion, Outcome
+from pgtattle.analyzers.registry import analyzers
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.errors import ProtocolViolation
+from pgtattle.proxy.events import Connection, Execution, Unit
+from pgtattle.proxy.metrics import Metrics
+from pgtattle.proxy.session import Session
+from pgtattle.proxy.settings import Settings
+from pgtattle.proxy.store import Store
+from pgtattle.proxy.units import Units
+from pgtattle.proxy.wire import batch
+
+
+class Pipeline:
+    """All state of a profiler between its two edges."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        ask: Callable[[IndexQuestion], None],
+        give_up: Callable[[int, str], None],
+    ) -> None:
+        self.executions = 0
+        self.connections = 0
+        self.unchallenged: set[str] = set()
+        self._store = store
+        self._metrics = metrics
+        self._ask = ask
+        self._give_up = give_up
+        self._texts = Texts()
+        self._facts = FactsCache()
+        self._units = Units()
+        self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts)
+        self._sessions: dict[int, Session] = {}
+
+    @property
+    def parse_fallbacks(self) -> dict[str, int]:
+        """Statements that sqlglot was not given or could not read, by reason."""
+        return self._facts.fallbacks
+
+    def records(self, records: bytes) -> None:
+        """Take a batch."""
+        for kind, connection, at_ns, body in batch.unpack(records):
+            if kind == batch.OPENED:
+                opened = msgspec.json.decode(body, type=batch.Opened)
+                self.connections += 1
+                record = Connection(id=connection, client=opened.client, opened_ns=opened.opened_ns)
+                self._sessions[connection] = Session(record, self._texts.read, self._number)
+                continue
+            session = self._sessions.get(connection)
+            if session is None:
+                continue
+            try:
+                self._record(session, connection, kind, at_ns, body)
+            except ProtocolViolation as violation:
+                self._forget(connection, at_ns)
+                self._give_up(connection, violation.reason)
+
+    def tick(self, now_ns: int) -> None:
+        """Time passes: complete the units that fell silent."""
+        self._complete(self._units.tick(now_ns, self._busy))
+
+    def flush(self) -> None:
+        """Nothing more comes: complete all units."""
+        self._complete(self._units.flush())
+
+    def answer(self, answer: IndexAnswer) -> None:
+        """Bring the planner's answer back to the analyzers."""
+        for analyzer in self._analyzers:
+            self._take(analyzer.answer(answer))
+
+    def _number(self) -> int:
+        self.executions += 1
+        return self.executions
+
+    def _busy(self, connection: int) -> bool:
+        session = self._sessions.get(connection)
+        return session is not None and session.busy
+
+    def _record(self, session: Session, connection: int, kind: int, at_ns: int, body: bytes) -> None:
+        match kind:
+            case batch.FRONTEND:
+                self._executed(session.frontend(body, at_ns))
+            case batch.BACKEND:
+                authenticated = session.authenticated
+                self._executed(session.backend(body, at_ns))
+                if session.authenticated and not authenticated and not session.challenged:
+                    self._note_unchallenged(session.connection)
+            case batch.STALLED:
+                session.stalled(int.from_bytes(body, "big"), at_ns)
+            case batch.STARTUP:
+                session.startup(body, at_ns)
+            case batch.STATEMENT:
+                session.statement(body)
+            case batch.GAP:
+                session.resync(msgspec.json.decode(body, type=batch.ShedGap).status, at_ns)
+            case batch.CLOSED | batch.OPAQUE:
+                self._executed(session.close(at_ns))
+                self._forget(connection, at_ns)
+
+    def _forget(self, connection: int, at_ns: int) -> None:
+        self._sessions.pop(connection, None)
+        self._complete(self._units.closed(connection, at_ns))
+
+    def _note_unchallenged(self, connection: Connection) -> None:
+        if len(self.unchallenged) < 100:
+            self.unchallenged.add(connection.user)
+
+    def _executed(self, executions: Iterable[Execution]) -> None:
+        for execution in executions:
+            self._store.add_execution(execution, self._facts.of(execution.text).tables)
+            self._metrics.observe(execution)
+            for analyzer in self._analyzers:
+                outcomes = analyzer.execution(execution)
+                if outcomes:
+                    self._take(outcomes)
+            units = self._units.add(execution)
+            if units:
+                self._complete(units)
+
+    def _complete(self, units: Iterable[Unit]) -> None:
+        for unit in units:
+            for analyzer in self._analyzers:
+                self._take(analyzer.unit(unit))
+
+    def _take(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, IndexQuestion):
+                self._ask(outcome)
+            else:
+                self._metrics.finding(self._store.add_finding(outcome))

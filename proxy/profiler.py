@@ -1,0 +1,280 @@
+"""The second process: takes the relay's batches, runs the pipeline, asks the planner, serves the API and the metrics.
+
+Started by `supervisor` with the number of its end of the socketpair; everything else comes in `Hello`. It exits when the
+relay closes the socketpair, so it cannot outlive it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import sys
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import msgspec
+import structlog
+import uvicorn
+import uvloop
+
+from pgtattle.analyzers.analyzer import IndexQuestion
+from pgtattle.proxy import log
+from pgtattle.proxy.api import application, metrics_application
+from pgtattle.proxy.database import Planner
+from pgtattle.proxy.metrics import Metrics
+from pgtattle.proxy.pipeline import Pipeline
+from pgtattle.proxy.schema import Report, SessionView
+from pgtattle.proxy.settings import Settings
+from pgtattle.proxy.store import Store
+from pgtattle.proxy.wire.control import (
+    BATCH,
+    SEQUENCE,
+    Ack,
+    Counters,
+    Finish,
+    Finished,
+    Hello,
+    Opaque,
+    Ready,
+    RelayCounters,
+    Splitter,
+    ToProfiler,
+    ToRelay,
+    control_message,
+)
+
+TICK_SECONDS: Final = 0.1
+QUEUE_BYTES: Final = 4 * 1024 * 1024
+EXPLAIN_SECONDS: Final = 10.0
+PROBE_SECONDS: Final = 2.0
+MAX_QUESTIONS: Final = 100
+
+
+class Profiler:
+    """One profiler process, from `Hello` to the end of the socketpair."""
+
+    def __init__(self, hello: Hello, link: _Link) -> None:
+        settings = hello.settings
+        self._hello = hello
+        self._settings = settings
+        self._link = link
+        self._log = structlog.get_logger()
+        self._counters = RelayCounters()
+        self._earlier: int | None = None
+        self._server_version = ""
+        self._planner = Planner(settings.analyze_dsn or settings.upstream.dsn, settings.upstream.password)
+        self._planner_error = ""
+        self._questions: set[asyncio.Task[None]] = set()
+        self._reachable = (0.0, False)
+        self._store = Store(hello.started_unix_ns, hello.started_ns)
+        self._metrics = Metrics()
+        self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up)
+
+    async def run(self) -> None:
+        """Serve until the relay is gone."""
+        hello = self._hello
+        common = {"store": self._store, "metrics": self._metrics, "settings": self._settings}
+        servers = [
+            _serve(application(session=self.session, ready=self.ready, **common), hello.api_fd),
+        ]
+        if hello.metrics_fd >= 0:
+            servers.append(_serve(metrics_application(ready=self.ready, metrics=self._metrics), hello.metrics_fd))
+        tasks = [asyncio.create_task(server) for server in servers]
+        tasks += [asyncio.create_task(self._tick()), asyncio.create_task(self._learn_version())]
+        gc.freeze()
+        self._link.send(Ready())
+        try:
+            await self._consume()
+        finally:
+            for task in [*tasks, *self._questions]:
+                task.cancel()
+
+    def session(self) -> SessionView:
+        """The session as it stands."""
+        counters = self._counters
+        notes = []
+        if self._planner_error:
+            notes.append(f"no EXPLAIN: {self._planner_error}")
+        if self._pipeline.unchallenged:
+            users = ", ".join(sorted(self._pipeline.unchallenged)[:5])
+            notes.append(f"the server asked no password of {users}: whoever reaches the proxy has that role")
+        return SessionView(
+            id=self._hello.session,
+            started_at=_iso(self._hello.started_unix_ns),
+            seconds=round((time.monotonic_ns() - self._hello.started_ns) / 1e9, 3),
+            server_version=self._server_version,
+            executions=(self._earlier or 0) + self._pipeline.executions,
+            connections=counters.connections_total.get("accepted", 0),
+            shed=counters.shed,
+            lost=counters.lost,
+            restarts=counters.restarts,
+            opaque_connections=sum(counters.opaque.values()),
+            notes=notes,
+        )
+
+    async def ready(self) -> tuple[bool, str]:
+        """True while the upstream takes connections; else why not, in words."""
+        checked, reachable = self._reachable
+        if time.monotonic() - checked > PROBE_SECONDS:
+            reachable = await _reaches(self._settings)
+            self._reachable = (time.monotonic(), reachable)
+        addresses = ", ".join(map(str, self._settings.upstream.addresses))
+        return reachable, "ready" if reachable else f"PostgreSQL does not answer at {addresses}"
+
+    async def _consume(self) -> None:
+        while True:
+            message = await self._link.next()
+            if message is None:
+                return
+            if isinstance(message, bytes):
+                self._pipeline.records(message[SEQUENCE.size :])
+                self._link.send(Ack(SEQUENCE.unpack_from(message)[0]))
+                await asyncio.sleep(0)
+                continue
+            match message:
+                case Counters(counters):
+                    self._counters = counters
+                    if self._earlier is None:
+                        self._earlier = counters.executions
+                    self._metrics.relay(counters)
+                    self._metrics.parse_fallbacks(self._pipeline.parse_fallbacks)
+                case Finish():
+                    self._link.send(Finished(msgspec.Raw(msgspec.json.encode(await self._finish()))))
+                case Hello():
+                    raise AssertionError("a second Hello")
+
+    async def _finish(self) -> Report:
+        self._pipeline.flush()
+        if self._questions:
+            await asyncio.wait(self._questions, timeout=EXPLAIN_SECONDS)
+        return self._store.report(self.session())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._pipeline.tick(time.monotonic_ns())
+
+    async def _learn_version(self) -> None:
+        self._server_version = await self._planner.server_version()
+
+    def _ask(self, question: IndexQuestion) -> None:
+        if len(self._questions) < MAX_QUESTIONS:
+            task = asyncio.create_task(self._answer(question))
+            self._questions.add(task)
+            task.add_done_callback(self._questions.discard)
+
+    async def _answer(self, question: IndexQuestion) -> None:
+        answer = await self._planner.ask(question)
+        self._planner_error = answer.error
+        self._pipeline.answer(answer)
+
+    def _give_up(self, connection: int, reason: str) -> None:
+        self._log.warning(
+            "cannot follow a connection; it is forwarded unobserved", connection=connection, reason=reason
+        )
+        self._link.send(Opaque(connection, reason))
+
+
+class _Link(asyncio.Protocol):
+    """The profiler's end of the socketpair. Not reading is what tells the relay to shed."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._splitter = Splitter()
+        self._messages: deque[bytes | ToProfiler | None] = deque()
+        self._waiting = 0
+        self._arrived = asyncio.Event()
+        self._decoder = msgspec.json.Decoder(ToProfiler)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        for kind, payload in self._splitter.feed(data):
+            self._messages.append(payload if kind == BATCH else self._decoder.decode(payload))
+            self._waiting += len(payload)
+        if self._waiting > QUEUE_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+        self._arrived.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._messages.append(None)
+        self._arrived.set()
+
+    async def next(self) -> bytes | ToProfiler | None:
+        """The next message, the payload of a batch as bytes; None at the end."""
+        while not self._messages:
+            self._arrived.clear()
+            await self._arrived.wait()
+        message = self._messages.popleft()
+        if isinstance(message, bytes):
+            self._waiting -= len(message)
+            if self._waiting < QUEUE_BYTES // 2 and self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+        return message
+
+    def send(self, record: ToRelay) -> None:
+        """Send a control record to the relay."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(control_message(record))
+
+
+async def _serve(asgi: object, descriptor: int) -> None:
+    config = uvicorn.Config(
+        asgi,  # type: ignore[arg-type]
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    await server.serve(sockets=[socket.socket(fileno=os.dup(descriptor))])
+
+
+async def _reaches(settings: Settings) -> bool:
+    for address in settings.upstream.addresses:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(PROBE_SECONDS):
+                if address.path:
+                    _, writer = await asyncio.open_unix_connection(address.path)
+                else:
+                    _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.close()
+            return True
+    return False
+
+
+def _iso(unix_ns: int) -> str:
+    return datetime.fromtimestamp(unix_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def _main(descriptor: int) -> None:
+    link = _Link()
+    end = socket.socket(fileno=descriptor)
+    end.setblocking(False)
+    await asyncio.get_running_loop().create_connection(lambda: link, sock=end)
+    hello = await link.next()
+    if not isinstance(hello, Hello):
+        return
+    log.configure(hello.settings.log_format)
+    await Profiler(hello, link).run()
+
+
+def main() -> None:
+    """Entry point: `python -m pgtattle.proxy.profiler FD`."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit("this is started by `pgtattle serve`; it takes the number of a socket that it inherits")
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        uvloop.run(_main(int(sys.argv[1])))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The tap's promises: nothing half, nothing uncounted, and the profiler told anew after a gap or a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from pgtattle.proxy.tap import Line, Tap
+from pgtattle.proxy.wire import batch
+from pgtattle.proxy.wire.control import SEQUENCE, Splitter
+
+STARTUP = b"\0\0\0\x11\0\3\0\0user\0a\0\0"
+LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c\0\0\0\x2a\1\2\3\4" + b"Z\0\0\0\x05I"
+QUERY = b"Q\0\0\0\x0dselect 1\0"
+ANSWER = b"T\0\0\0\x06\0\0" + b"D\0\0\0\x06\0\0" + b"C\0\0\0\x0dSELECT 1\0" + b"Z\0\0\0\x05I"
+
+
+def parse(name: bytes, sql: bytes) -> bytes:
+    body = name + b"\0" + sql + b"\0\0\0"
+    return b"P" + (len(body) + 4).to_bytes(4, "big") + body
+
+
+class Pipe:
+    """A transport that holds what was written; `waiting` is what it pretends not to have sent."""
+
+    def __init__(self) -> None:
+        self.splitter = Splitter()
+        self.records: list[tuple[int, int, bytes]] = []
+        self.sequence = 0
+        self.waiting = 0
+
+    def write(self, data: bytes) -> None:
+        for _, payload in self.splitter.feed(data):
+            self.sequence = SEQUENCE.unpack_from(payload)[0]
+            self.records += [(kind, line, body) for kind, line, _, body in batch.unpack(payload[SEQUENCE.size :])]
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def kinds(self) -> list[int]:
+        return [kind for kind, _, _ in self.records]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tap(loop: asyncio.AbstractEventLoop) -> Tap:
+    return Tap(loop, limit=1000)
+
+
+@pytest.fixture
+def pipe(tap: Tap) -> Pipe:
+    made = Pipe()
+    tap.connect(made)  # type: ignore[arg-type]
+    return made
+
+
+def logged_in(tap: Tap) -> Line:
+    line = Line(tap, 1, "127.0.0.1:1")
+    line.startup(STARTUP)
+    line.backend(LOGIN)
+    return line
+
+
+def exchange(line: Line) -> None:
+    line.frontend(QUERY)
+    line.backend(ANSWER)
+
+
+def gap(pipe: Pipe) -> batch.ShedGap:
+    (body,) = [body for kind, _, body in pipe.records if kind == batch.GAP]
+    return msgspec.json.decode(body, type=batch.ShedGap)
+
+
+def test_an_exchange_is_sent_and_acknowledged(tap: Tap, pipe: Pipe) -> None:
+    exchange(logged_in(tap))
+    tap.flush()
+    assert pipe.kinds() == [batch.OPENED, batch.STARTUP, batch.BACKEND, batch.FRONTEND, batch.BACKEND]
+    assert tap.executions == 0
+    tap.acknowledge(pipe.sequence)
+    assert (tap.executions, tap.shed, tap.lost) == (1, 0, 0)
+    assert tap.acknowledged
+
+
+def test_a_full_tap_sheds_whole_exchanges_and_tells_what(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    line.frontend(parse(b"s1", b"select 2"))
+    line.frontend(b"S\0\0\0\4")
+    line.backend(b"1\0\0\0\4" + b"Z\0\0\0\x05I")
+    line.frontend(QUERY)
+    pipe.waiting = 2000
+    tap.flush()
+    assert tap.full
+    line.backend(ANSWER)
+    exchange(line)
+    assert tap.shed == 2
+    pipe.waiting = 0
+    tap.acknowledge(pipe.sequence)
+    sent = len(pipe.records)
+    exchange(line)
+    tap.flush()
+    assert pipe.kinds()[sent:] == [batch.BACKEND, batch.STATEMENT, batch.GAP, batch.FRONTEND, batch.BACKEND]
+    assert gap(pipe) == batch.ShedGap(2, {"SELECT": 2}, "I")
+    tap.acknowledge(pipe.sequence)
+    assert (tap.executions, tap.shed, tap.lost) == (1, 2, 0)
+
+
+def test_shedding_does_not_end_inside_an_exchange(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    line.frontend(QUERY + QUERY)
+    pipe.waiting = 2000
+    tap.flush()
+    line.backend(ANSWER)
+    pipe.waiting = 0
+    tap.acknowledge(pipe.sequence)
+    line.frontend(QUERY)
+    line.backend(ANSWER)
+    tap.flush()
+    assert batch.GAP not in pipe.kinds()
+    line.backend(ANSWER)
+    line.frontend(QUERY)
+    line.backend(ANSWER)
+    tap.flush()
+    assert gap(pipe).exchanges == 3
+    tap.acknowledge(pipe.sequence)
+    assert (tap.executions, tap.shed) == (1, 3)
+
+
+def test_what_a_dead_profiler_did_not_acknowledge_is_lost_and_counted(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    exchange(line)
+    tap.flush()
+    tap.acknowledge(pipe.sequence)
+    exchange(line)
+    tap.flush()
+    exchange(line)
+    line.frontend(QUERY)
+    tap.disconnect()
+    assert (tap.executions, tap.lost) == (1, 2)
+    line.backend(ANSWER)
+    exchange(line)
+    assert (tap.lost, tap.shed) == (3, 1)
+
+    another = Pipe()
+    tap.connect(another)  # type: ignore[arg-type]
+    exchange(line)
+    tap.flush()
+    assert another.kinds() == [
+        batch.OPENED,
+        batch.STARTUP,
+        batch.BACKEND,
+        batch.GAP,
+        batch.FRONTEND,
+        batch.BACKEND,
+    ]
+    tap.acknowledge(another.sequence)
+    assert (tap.executions, tap.lost, tap.shed) == (2, 3, 1)
+
+
+def test_a_connection_in_its_login_waits_for_the_end_of_it(tap: Tap, pipe: Pipe) -> None:
+    line = Line(tap, 1, "unix")
+    line.startup(STARTUP)
+    tap.disconnect()
+    another = Pipe()
+    tap.connect(another)  # type: ignore[arg-type]
+    line.backend(LOGIN)
+    exchange(line)
+    tap.flush()
+    assert another.kinds() == [batch.OPENED, batch.STARTUP, batch.BACKEND, batch.GAP, batch.FRONTEND, batch.BACKEND]
+
+
+def test_closed_and_reused_statements(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    line.frontend(parse(b"a", b"select 1") + parse(b"b", b"select 2") + parse(b"a", b"select 3") + b"S\0\0\0\4")
+    line.frontend(b"C\0\0\0\x07Sb\0" + b"S\0\0\0\4")
+    line.backend(b"Z\0\0\0\x05I" * 2)
+    tap.disconnect()
+    another = Pipe()
+    tap.connect(another)  # type: ignore[arg-type]
+    tap.flush()
+    assert [body for kind, _, body in another.records if kind == batch.STATEMENT] == [parse(b"a", b"select 3")]
+
+
+def test_impossible_bytes_make_only_this_connection_opaque(tap: Tap, pipe: Pipe) -> None:
+    line, other = logged_in(tap), Line(tap, 2, "unix")
+    line.backend(b"\x99\0\0\0\1")
+    line.frontend(QUERY)
+    assert not line.observed
+    assert other.observed
+    assert tap.opaque == {"unknown_type": 1}
+    tap.flush()
+    assert pipe.records[-1] == (batch.OPAQUE, 1, b"unknown_type")
+
+
+@pytest.mark.parametrize(("from_client", "frame"), [(True, b"P\0\0\0\x08abcd"), (False, b"Z\0\0\0\4")])
+def test_a_malformed_body_never_raises(tap: Tap, pipe: Pipe, from_client: bool, frame: bytes) -> None:
+    line = logged_in(tap)
+    (line.frontend if from_client else line.backend)(frame)
+    exchange(line)
+    assert tap.opaque == {"exception": 1}
+
+
+def test_replication_is_not_looked_at(tap: Tap, pipe: Pipe) -> None:
+    line = Line(tap, 1, "unix")
+    line.startup(b"\0\0\0\x27\0\3\0\0user\0a\0replication\0true\0\0")
+    assert not line.observed
+    assert tap.opaque == {"replication": 1}
+
+
+def test_an_error_while_idle_is_no_execution(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    line.backend(b"E\0\0\0\x0cC57P01\0\0")
+    line.close("server")
+    tap.flush()
+    tap.acknowledge(pipe.sequence)
+    assert tap.executions == 0
+    line = Line(tap, 2, "unix")
+    line.startup(STARTUP)
+    line.backend(LOGIN)
+    line.frontend(QUERY)
+    line.backend(b"E\0\0\0\x0cC42601\0\0" + b"Z\0\0\0\x05I")
+    tap.flush()
+    tap.acknowledge(pipe.sequence)
+    assert tap.executions == 1
