@@ -12,7 +12,7 @@ from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.wire import batch
 from pgtattle.proxy.wire.control import SEQUENCE, Splitter
 
-STARTUP = b"\0\0\0\x11\0\3\0\0user\0a\0\0"
+STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c\0\0\0\x2a\1\2\3\4" + b"Z\0\0\0\x05I"
 QUERY = b"Q\0\0\0\x0dselect 1\0"
 ANSWER = b"T\0\0\0\x06\0\0" + b"D\0\0\0\x06\0\0" + b"C\0\0\0\x0dSELECT 1\0" + b"Z\0\0\0\x05I"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +55,7 @@ def scan(stream: bytes, cuts: list[int], types: list[int | None] = BACKEND_TYPES
     seen: list[Frame] = []
     one = scanner(types, seen)
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
-    return b"".join(one.scan(stream[a:b]) for a, b in zip(edges, edges[1:], strict=False)), seen
+    return b"".join(one.scan(stream[a:b]) for a, b in itertools.pairwise(edges)), seen
 
 
 bodies = st.one_of(st.binary(max_size=40), st.integers(KEPT - 3, KEPT + 3).map(bytes))
