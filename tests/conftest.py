@@ -1,0 +1,173 @@
+"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's 15 with HypoPG, and `pgtattle serve` before them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import msgspec
+import psycopg
+import pytest
+
+from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.schema import Report
+
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+
+_names = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of its own, and how to reach it over TCP."""
+
+    name: str
+    host: str
+    port: int
+    user: str
+    password: str
+    cluster: Cluster = field(repr=False)
+
+    @property
+    def dsn(self) -> str:
+        secret = f":{self.password}" if self.password else ""
+        return f"postgresql://{self.user}{secret}@{self.host}:{self.port}/{self.name}"
+
+    @property
+    def dsn_without_password(self) -> str:
+        return f"postgresql://{self.user}@{self.host}:{self.port}/{self.name}"
+
+
+@dataclass
+class Served:
+    """A running `pgtattle serve`; `database` is the served one, seen through the proxy."""
+
+    process: subprocess.Popen[str]
+    addresses: dict[str, str]
+    database: Database
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=10)
+
+    def report(self) -> Report:
+        """The report, once everything that was sent so far is in it."""
+        before = -1
+        while True:
+            report = msgspec.json.decode(self.get("/api/v1/report").content, type=Report)
+            if report.session.executions == before:
+                return report
+            before = report.session.executions
+            time.sleep(0.7)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it and give its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+
+Serve = Callable[..., Served]
+
+
+@contextlib.contextmanager
+def _cluster(version: int, binaries: Path | None = None) -> Iterator[Cluster]:
+    with Cluster(version, binaries=binaries, authentication="scram-sha-256", password="secret") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres16() -> Iterator[Cluster]:
+    with _cluster(16) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres18() -> Iterator[Cluster]:
+    with _cluster(18) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[Cluster]:
+    if not (DEBIAN_15 / "postgres").exists():
+        pytest.skip("Debian's PostgreSQL 15 is not installed")
+    with _cluster(15, DEBIAN_15) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=[16, 18])
+def postgres(request: pytest.FixtureRequest) -> Cluster:
+    """Each test runs against both versions of the wheel."""
+    cluster: Cluster = request.getfixturevalue(f"postgres{request.param}")
+    return cluster
+
+
+@contextlib.contextmanager
+def fresh_database(cluster: Cluster) -> Iterator[Database]:
+    name = f"test_{os.getpid()}_{next(_names)}"
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield Database(name, cluster.host, cluster.port, cluster.user, cluster.password, cluster)
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(postgres18: Cluster) -> Iterator[Database]:
+    """A fresh database on PostgreSQL 18."""
+    with fresh_database(postgres18) as made:
+        yield made
+
+
+@pytest.fixture
+def database15(postgres15: Cluster) -> Iterator[Database]:
+    """A fresh database on Debian's PostgreSQL 15."""
+    with fresh_database(postgres15) as made:
+        yield made
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts `pgtattle serve` before a database, with further arguments; ended after the test."""
+    started: list[Served] = []
+
+    def start(database: Database, *arguments: str) -> Served:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "pgtattle.proxy.cli", "serve", "--upstream", database.dsn_without_password),
+                *("--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--print-addresses", *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PGPASSWORD": database.password},
+            cwd=tmp_path,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"pgtattle serve ended with {process.wait(10)}"
+        addresses = json.loads(line)
+        host, port = addresses["listen"].rsplit(":", 1)
+        served = Served(process, addresses, replace(database, host=host, port=int(port)))
+        started.append(served)
+        return served
+
+    yield start
+    for served in started:
+        if served.process.poll() is None:
+            served.process.terminate()
+            try:
+                served.process.wait(5)
+            except subprocess.TimeoutExpired:
+                served.process.kill()
+                served.process.wait()
+        assert served.process.stdout is not None
+        served.process.stdout.close()
