@@ -1,0 +1,76 @@
+# Each target installs what it needs into .venv by itself; a second run is quick.
+# PYTHON chooses the interpreter (>= 3.11), ARGS is passed on: make demo ARGS="--headless --seconds 5"
+
+SHELL := /bin/sh
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+PROJECT := pyproject.toml setup.py
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test check bench screenshot requirements clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+venv: .venv/.dev ## install everything for development into .venv
+
+demo: .venv/.demo ## PostgreSQL, a sample application and the profiler, in one terminal
+	@$(BIN)/pgtattle demo $(ARGS)
+
+test: .venv/.dev ## run the tests
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/.dev ## lint, format, types, layers, packaging
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_packaging.py tests/test_imports.py
+
+bench: .venv/.dev ## compare with a direct connection and with PgBouncer
+	$(BIN)/python benchmarks/relay.py $(ARGS)
+
+screenshot: .venv/.dev ## draw docs/tui.svg from the running demo
+	$(BIN)/python docs/screenshot.py docs/tui.svg
+
+clean: ## remove .venv and caches
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	    echo "make: no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: $$($(PYTHON) --version) is too old. pgtattle needs Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv || { \
+	    rm -rf .venv; echo "make: $(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
+
+.venv/.demo: requirements/build.txt requirements/demo.txt $(PROJECT) | .venv/bin/python
+	@echo "installing into .venv (once)"
+	@$(PIP) install --quiet --require-hashes -r requirements/build.txt -r requirements/demo.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: requirements/dev.txt $(PROJECT) | .venv/bin/python
+	@echo "installing into .venv (once)"
+	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch .venv/.demo $@
+
+# Pins everything anew. One resolution (dev.txt) decides the versions of all files.
+UV = .venv/pins/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url \
+    --universal --python-version 3.11
+
+requirements: .venv/pins/bin/uv ## pin requirements/*.txt anew, with hashes
+	$(UV) --extra demo --group dev pyproject.toml -o requirements/dev.txt
+	$(UV) -c requirements/dev.txt --extra demo pyproject.toml -o requirements/demo.txt
+	$(UV) -c requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(UV) -c requirements/dev.txt --group build -o requirements/build.txt
+
+.venv/pins/bin/uv: | .venv/bin/python
+	@$(BIN)/python -m venv .venv/pins
+	@.venv/pins/bin/pip --disable-pip-version-check install --quiet uv
