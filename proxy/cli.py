@@ -1,0 +1,274 @@
+"""The command line. Each command loads what it needs when it runs, so that `--help` is quick and the relay stays light."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from pgtattle.proxy import config, dsn
+from pgtattle.proxy.errors import PgtattleError, UsageError
+from pgtattle.proxy.schema import SEVERITIES
+from pgtattle.proxy.settings import RuleSettings, Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_PASSWORD_VARIABLES = {"upstream": "PGPASSWORD", "analyze_dsn": "PGTATTLE_ANALYZE_DSN"}
+
+
+def _option(*names: str, **more: Any) -> Callable[[_Command], _Command]:
+    """An option that PGTATTLE_<NAME> sets too."""
+    name = names[0].removeprefix("--").split("/")[0].upper().replace("-", "_")
+    return click.option(*names, envvar=f"PGTATTLE_{name}", show_envvar=True, **more)
+
+
+def _load_config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Make the file's options the defaults of this command; runs before any other option is read."""
+    path = Path(value) if value else config.find_file(Path.cwd())
+    if path is None:
+        return
+    group = main.commands.values()
+    known = {one.name for command in group for one in command.params if one.name and one.name not in ("config", "help")}
+    options, rules = config.load(path, known)
+    context.default_map = {**(context.default_map or {}), **options}
+    context.meta["rules"] = rules
+
+
+_CONFIG = click.option(
+    "--config",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    envvar="PGTATTLE_CONFIG",
+    help="A TOML file; default: pgtattle.toml, or [tool.pgtattle] of pyproject.toml, in this folder.",
+)
+_UPSTREAM = _option(
+    "--upstream", default="", metavar="DSN", help="PostgreSQL: a libpq URI or keywords, without a password."
+)
+_LISTEN = _option(
+    "--listen", multiple=True, default=[config.DEFAULT_LISTEN], show_default=True, metavar="ADDR",
+    help="Where applications connect: HOST:PORT or unix:/path; may be repeated.",
+)  # fmt: skip
+_API = _option(
+    "--api",
+    default=config.DEFAULT_API,
+    show_default=True,
+    metavar="ADDR",
+    help="Where the HTTP API and the TUI's data are.",
+)
+_METRICS = _option(
+    "--metrics", default="", metavar="ADDR", help="Serve /metrics, /livez and /readyz here too, without SQL."
+)
+_VALUES = _option(
+    "--values", type=click.Choice(["hidden", "redacted", "full"]), default="redacted", show_default=True,
+    help="What is shown of parameters and literals.",
+)  # fmt: skip
+_REPORT = _option(
+    "--report", multiple=True, metavar="FORMAT=PATH", help="Write a report; PATH - is stdout. May be repeated."
+)
+_PROXY = (
+    _option(
+        "--drain",
+        type=float,
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time to end exchanges at SIGTERM.",
+    ),
+    _option(
+        "--max-connections",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Refuse clients beyond N; 0: no limit.",
+    ),
+    _option("--analyze-dsn", default="", metavar="DSN", help="The role that runs EXPLAIN; default: the upstream's."),
+    _option("--token-file", default="", metavar="FILE", help="The API asks for this bearer token."),
+    _option("--allow-plain", is_flag=True, help="Listen off loopback without TLS."),
+    _option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines on stderr."
+    ),
+)
+
+
+def _options(*groups: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for group in reversed(groups):
+            command = group(command)
+        return command
+
+    return decorate
+
+
+def _settings(options: Mapping[str, Any], *, database_url: bool = False) -> Settings:
+    """Settings of a command's options; refuses passwords that came by the command line."""
+    context = click.get_current_context()
+    for name, variable in _PASSWORD_VARIABLES.items():
+        by_flag = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if by_flag and "password" in dsn.parse(options[name]):
+            raise UsageError(
+                f"--{name.replace('_', '-')}: a password on the command line can be read by everybody on this machine; "
+                f"set {variable} instead"
+            )
+    upstream = dsn.upstream(options["upstream"], os.environ, database_url=database_url)
+    return config.settings(options, upstream, context.meta.get("rules", RuleSettings()))
+
+
+def _outputs(reports: tuple[str, ...]) -> list[Any]:
+    from pgtattle.proxy.commands import Output
+
+    outputs = []
+    for text in reports:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--report {text}: write FORMAT=PATH, such as json=report.json")
+        outputs.append(Output(name, path))
+    return outputs
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("pgtattle"), package_name="pgtattle")
+def main() -> None:
+    """Tells on your PostgreSQL queries: N+1 loops, missing indexes, pasted SQL.
+
+    Begin with `pgtattle demo`, which needs no set-up, or with `pgtattle watch --upstream DSN`.
+    """
+
+
+@main.command()
+@_options(_CONFIG, _UPSTREAM, _LISTEN, _API, _METRICS, _VALUES, *_PROXY)
+@click.option("--print-addresses", is_flag=True, help="Write the addresses and pids to stdout, as one line of JSON.")
+def serve(print_addresses: bool, **options: Any) -> None:
+    """Run as a sidecar: forward, analyze, serve the API and the metrics until SIGTERM."""
+    settings = _settings(options)
+    from pgtattle.proxy import commands, server
+
+    sys.exit(server.run(lambda: commands.serve(settings, print_addresses)))
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@_options(_CONFIG, _UPSTREAM, _VALUES, _REPORT, *_PROXY)
+@_option(
+    "--fail-on", type=click.Choice([*SEVERITIES, "never"]), default="high", show_default=True, help="Exit 1 for these."
+)
+@_option("--baseline", default="", metavar="FILE", help="Findings of this file are excused.")
+@_option("--update-baseline", is_flag=True, help="Write the findings of this run to the baseline file.")
+@_option(
+    "--set-env", multiple=True, metavar="NAME", help="Rewrite this database URL for the command too; may be repeated."
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- COMMAND…")
+def run(
+    command: tuple[str, ...],
+    report: tuple[str, ...],
+    fail_on: Any,
+    baseline: str,
+    update_baseline: bool,
+    set_env: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Profile a command, such as a test suite, and fail on what it finds.
+
+    Exit code: the command's own if it is not 0, else 1 for findings, 4 for an incomplete analysis, 0.
+    """
+    if update_baseline and not baseline:
+        raise UsageError("--update-baseline needs --baseline FILE to write to")
+    settings = _private(options, database_url=True)
+    from pgtattle.proxy import commands, server
+
+    gate = commands.Gate(fail_on=fail_on, baseline=baseline, update=update_baseline)
+    outputs = _outputs(report)
+    with commands.private_folder() as folder:
+        settings = _with_private_api(settings, folder)
+        sys.exit(server.run(lambda: commands.run(settings, command, outputs, gate, set_env)))
+
+
+@main.command()
+@_options(_CONFIG, _UPSTREAM, _LISTEN, _METRICS, *_PROXY)
+@_option(
+    "--values", type=click.Choice(["hidden", "redacted", "full"]), default="full", show_default=True,
+    help="What is shown of parameters and literals; the API is a private socket.",
+)  # fmt: skip
+def watch(**options: Any) -> None:
+    """Forward and show the dashboard in this terminal."""
+    settings = _settings({**options, "api": "unix:/unset"})
+    from pgtattle.proxy import commands, server
+
+    with commands.private_folder() as folder:
+        settings = _with_private_api(settings, folder, log_file=str(folder / "pgtattle.log"))
+        sys.exit(server.run(lambda: commands.watch(settings)))
+
+
+@main.command()
+@click.argument("url", default=f"http://{config.DEFAULT_API}")
+@_option("--token-file", default="", metavar="FILE", help="The token that the API asks for.")
+def tui(url: str, token_file: str) -> None:
+    """Show the dashboard of a running pgtattle: http://HOST:PORT or unix:/path."""
+    token = config.read_token(token_file) if token_file else ""
+    from pgtattle.tui.app import run as run_tui
+
+    sys.exit(run_tui(url, token))
+
+
+@main.command()
+@click.option("--headless", is_flag=True, help="Print a report instead of opening the dashboard.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), help="How long; default: 10 without a terminal, else until you quit."
+)
+@_REPORT
+def demo(headless: bool, seconds: float | None, report: tuple[str, ...]) -> None:
+    """See it work: an embedded PostgreSQL, a bookshop with mistakes, and the dashboard. Needs no set-up."""
+    from pgtattle.proxy import server
+    from pgtattle.proxy.demo import session
+
+    headless = headless or not (sys.stdin.isatty() and sys.stdout.isatty())
+    sys.exit(session.demo(server.run, headless=headless, seconds=seconds, outputs=_outputs(report)))
+
+
+@main.command()
+@_LISTEN
+def healthcheck(listen: tuple[str, ...]) -> None:
+    """Exit 0 when the proxy accepts connections: for containers."""
+    where = config.address(listen[0], "--listen")
+    try:
+        if where.path:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(3)
+                probe.connect(where.path)
+        else:
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
+            socket.create_connection((host, where.port), 3).close()
+    except OSError as error:
+        raise PgtattleError(f"nothing accepts connections at {where}: {error.strerror or error}") from error
+
+
+def _private(options: Mapping[str, Any], *, database_url: bool) -> Settings:
+    """Settings of a command that brings its own listener."""
+    return _settings({**options, "listen": ["127.0.0.1:0"], "api": "unix:/unset"}, database_url=database_url)
+
+
+def _with_private_api(settings: Settings, folder: Path, log_file: str = "") -> Settings:
+    from msgspec.structs import replace
+
+    from pgtattle.proxy.commands import private_api
+
+    return replace(settings, api=private_api(folder), log_file=log_file)
+
+
+def entry() -> None:
+    """The console script: errors made for people end with their message and exit code."""
+    try:
+        main()
+    except PgtattleError as error:
+        click.echo(f"pgtattle: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    entry()

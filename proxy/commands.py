@@ -1,0 +1,204 @@
+"""What `serve`, `run` and `watch` do, from settings to an exit code. stdout is data, stderr is narration."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from pgtattle.proxy import log
+from pgtattle.proxy.environment import child_environment
+from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
+from pgtattle.proxy.schema import Report
+from pgtattle.proxy.server import Proxy
+from pgtattle.proxy.settings import Address, Settings
+
+FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+INCOMPLETE: Final = 4
+
+
+class Output(Struct, frozen=True):
+    """A report to write: the format's name, and a path or `-` for stdout."""
+
+    format: str
+    path: str
+
+
+class Gate(Struct, frozen=True, kw_only=True):
+    """What decides the exit code of `run`."""
+
+    fail_on: FailOn = "high"
+    baseline: str = ""
+    update: bool = False
+
+
+def say(text: str) -> None:
+    """Narrate on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+async def serve(settings: Settings, print_addresses: bool) -> int:
+    """The sidecar: until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    log.configure(settings.log_format, settings.log_file)
+    async with _proxy(settings) as proxy:
+        stop, again = asyncio.Event(), asyncio.Event()
+        _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set() if stop.is_set() else stop.set())
+        addresses = await proxy.start()
+        if print_addresses:
+            print(msgspec.json.encode(addresses).decode(), flush=True)
+        await stop.wait()
+        drain = asyncio.create_task(proxy.drain())
+        await asyncio.wait({drain, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    return 0
+
+
+async def run(
+    settings: Settings, command: Sequence[str], outputs: Sequence[Output], gate: Gate, set_env: Sequence[str]
+) -> int:
+    """Profile a command: its PostgreSQL is the proxy. Raises UpstreamUnreachable before it starts anything."""
+    check_outputs(outputs)
+    baseline = read_baseline(Path(gate.baseline)) if gate.baseline and not gate.update else {}
+    log.configure(settings.log_format, settings.log_file, "warning")
+    async with _proxy(settings) as proxy:
+        await proxy.probe()
+        addresses = await proxy.start()
+        host, port = addresses.listen.rsplit(":", 1)
+        environment = child_environment(os.environ, settings.upstream, host.strip("[]"), int(port), set_env)
+        code = await _command(command, environment)
+        if code in (NOT_FOUND, NOT_EXECUTABLE):
+            return code
+        report = await proxy.finish()
+    if report is None:
+        say("pgtattle: the analysis did not end: there is no report")
+        return code or INCOMPLETE
+    write(outputs, report)
+    return code or _judge(report, gate, baseline)
+
+
+async def watch(settings: Settings) -> int:
+    """The proxy with the dashboard before it, until the dashboard is left."""
+    log.configure(settings.log_format, settings.log_file)
+    async with _proxy(settings) as proxy:
+        await proxy.probe()
+        addresses = await proxy.start()
+        return await dashboard(addresses.api)
+
+
+async def dashboard(api: str) -> int:
+    """Run the TUI as a child on this terminal; signals are its business meanwhile."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api)
+    _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: _signal(process, number))
+    return exit_code(await process.wait())
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A temporary folder of mode 0700 for sockets and logs."""
+    with tempfile.TemporaryDirectory(prefix="pgtattle-") as folder:
+        yield Path(folder)
+
+
+def private_api(folder: Path) -> Address:
+    """The API's unix socket in a private folder."""
+    return Address(path=str(folder / "api.sock"))
+
+
+def check_outputs(outputs: Sequence[Output]) -> None:
+    """Raise UsageError for a report that could not be written, before anything is run."""
+    from pgtattle.analyzers.reports import FORMATS
+
+    for output in outputs:
+        if output.format not in FORMATS:
+            raise UsageError(f"--report {output.format}=…: known formats are {', '.join(FORMATS)}")
+        folder = Path(output.path).absolute().parent
+        if output.path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UsageError(f"--report {output.format}={output.path}: the folder {folder} cannot be written to")
+
+
+def write(outputs: Sequence[Output], report: Report) -> None:
+    """Write the reports."""
+    from pgtattle.analyzers.reports import FORMATS
+
+    for output in outputs:
+        text = FORMATS[output.format](report)
+        if output.path == "-":
+            print(text)
+            continue
+        try:
+            Path(output.path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--report {output.format}={output.path}: {error.strerror}") from error
+
+
+def exit_code(returned: int) -> int:
+    """A process's exit code as a shell tells it: 128 + n for signal n."""
+    return 128 - returned if returned < 0 else returned
+
+
+def _judge(report: Report, gate: Gate, baseline: dict[str, str]) -> int:
+    if gate.update and gate.baseline:
+        write_baseline(Path(gate.baseline), report.findings)
+        baseline = read_baseline(Path(gate.baseline))
+    verdict = judge(report.findings, gate.fail_on, baseline)
+    session = report.session
+    say(
+        f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings, {len(verdict.failing)} of them new "
+        f"and {gate.fail_on} or graver"
+        if gate.fail_on != "never"
+        else f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings"
+    )
+    for finding in report.findings:
+        mark = "excused" if finding in verdict.excused else finding.severity
+        say(f"  {mark:8} {finding.rule}: {finding.title}")
+    for stale in verdict.stale:
+        say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale]}")
+    if session.shed or session.lost:
+        say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
+    if verdict.failing:
+        return 1
+    return INCOMPLETE if session.lost else 0
+
+
+@contextlib.asynccontextmanager
+async def _proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    proxy = Proxy(settings)
+    try:
+        yield proxy
+    finally:
+        await proxy.stop()
+
+
+async def _command(command: Sequence[str], environment: dict[str, str]) -> int:
+    try:
+        process = await asyncio.create_subprocess_exec(*command, env=environment)
+    except FileNotFoundError:
+        say(f"pgtattle: {command[0]}: command not found")
+        return NOT_FOUND
+    except (PermissionError, OSError) as error:
+        say(f"pgtattle: {command[0]}: {error.strerror}")
+        return NOT_EXECUTABLE
+    _on_signals(FORWARDED, lambda number: _signal(process, number))
+    return exit_code(await process.wait())
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _on_signals(numbers: Sequence[signal.Signals], act: Callable[[int], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, act, number)

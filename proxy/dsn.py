@@ -1,0 +1,149 @@
+"""Where PostgreSQL is: libpq connection strings and PG* variables in, an `Upstream` out.
+
+Source: PostgreSQL, "Connection Strings" and "Environment Variables" of libpq. The strings are read here because the relay
+process never loads libpq; whatever is not an address, a name or a password goes to the side connection as it is.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.settings import Address, Upstream
+
+DEFAULT_PORT: Final = "5432"
+SOCKET_FOLDER: Final = "/var/run/postgresql"
+
+_VARIABLES: Final = {
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGPORT": "port",
+    "PGUSER": "user",
+    "PGDATABASE": "dbname",
+    "PGPASSWORD": "password",
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGOPTIONS": "options",
+}
+_PLACES: Final = ("PGHOST", "PGHOSTADDR", "PGPORT")
+_KEYWORD = re.compile(r"\s*(?:([A-Za-z_]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*)))(?=\s|$)", re.S)
+
+
+def parse(dsn: str) -> dict[str, str]:
+    """The parameters of a connection string, URI or keywords. Raises UsageError without repeating the string."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", dsn):
+        return _parse_uri(dsn)
+    parameters: dict[str, str] = {}
+    position = 0
+    while dsn[position:].strip():
+        match = _KEYWORD.match(dsn, position)
+        if match is None:
+            raise UsageError(
+                "this is no connection string: write postgresql://USER@HOST:PORT/DATABASE or host=… port=… user=… dbname=…"
+            )
+        value = match[2] if match[2] is not None else match[3]
+        parameters[match[1]] = re.sub(r"\\(.)", r"\1", value)
+        position = match.end()
+    return parameters
+
+
+def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = False) -> Upstream:
+    """The upstream of `dsn`, else of PGTATTLE_UPSTREAM, the PG* variables or (when asked) DATABASE_URL.
+
+    What the string leaves out comes from the PG* variables, as with libpq. Raises UsageError when nothing says where it is.
+    """
+    dsn = dsn or environment.get("PGTATTLE_UPSTREAM", "")
+    if not dsn and not any(environment.get(name) for name in _PLACES) and database_url:
+        dsn = environment.get("DATABASE_URL", "")
+    if not dsn and not any(environment.get(name) for name in _PLACES):
+        also = ", DATABASE_URL" if database_url else ""
+        raise UsageError(
+            "where is PostgreSQL? Give --upstream postgresql://USER@HOST:PORT/DATABASE, "
+            f"or set PGTATTLE_UPSTREAM{also} or PGHOST"
+        )
+    parameters = {key: environment[name] for name, key in _VARIABLES.items() if environment.get(name)}
+    given = parse(dsn)
+    if "host" in given or "hostaddr" in given:
+        for key in ("host", "hostaddr", "port"):
+            parameters.pop(key, None)
+    parameters.update(given)
+    user = parameters.get("user") or getpass.getuser()
+    database = parameters.get("dbname") or user
+    rest = {key: value for key, value in parameters.items() if key != "password"}
+    rest.update(user=user, dbname=database)
+    return Upstream(
+        addresses=_addresses(parameters),
+        dsn=" ".join(f"{key}={quote(value)}" for key, value in rest.items()),
+        user=user,
+        password=parameters.get("password", ""),
+        database=database,
+    )
+
+
+def quote(value: str) -> str:
+    """A value as libpq's keyword form needs it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return escaped if escaped and re.fullmatch(r"[^\s'\\]+", value) else f"'{escaped}'"
+
+
+def _parse_uri(dsn: str) -> dict[str, str]:
+    scheme, rest = dsn.split("://", 1)
+    if scheme.split("+")[0] not in ("postgresql", "postgres"):
+        raise UsageError(f"{scheme}:// is not PostgreSQL; write postgresql://USER@HOST:PORT/DATABASE")
+    authority, _, tail = rest.partition("/") if "/" in rest.split("?")[0] else (rest.split("?")[0], "", "")
+    if not tail and "?" in rest and "/" not in rest.split("?")[0]:
+        tail = "?" + rest.split("?", 1)[1]
+    credentials, at, places = authority.rpartition("@")
+    parameters: dict[str, str] = {}
+    if at:
+        user, colon, password = credentials.partition(":")
+        if user:
+            parameters["user"] = unquote(user)
+        if colon:
+            parameters["password"] = unquote(password)
+    hosts, ports = [], []
+    for place in places.split(","):
+        match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", place)
+        if match is None:
+            raise UsageError("a host of the connection string is not HOST, HOST:PORT or [IPV6]:PORT")
+        hosts.append(unquote(match[1].strip("[]")))
+        ports.append(match[2] or "")
+    if any(hosts):
+        parameters["host"] = ",".join(hosts)
+    if any(ports):
+        parameters["port"] = ",".join(ports)
+    split = urlsplit("//x/" + tail)
+    if split.path.strip("/"):
+        parameters["dbname"] = unquote(split.path.lstrip("/"))
+    for key, value in parse_qsl(split.query, keep_blank_values=True):
+        parameters[key] = value
+    return parameters
+
+
+def _addresses(parameters: Mapping[str, str]) -> tuple[Address, ...]:
+    hosts = (parameters.get("hostaddr") or parameters.get("host") or "").split(",")
+    ports = (parameters.get("port") or DEFAULT_PORT).split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(ports) != len(hosts):
+        raise UsageError(
+            f"{len(hosts)} hosts but {len(ports)} ports in the connection string: give one port, or one each"
+        )
+    addresses = []
+    for host, port in zip(hosts, ports, strict=True):
+        number = port or DEFAULT_PORT
+        if not number.isdigit() or not 0 < int(number) < 65536:
+            raise UsageError(f"{number!r} is no port")
+        if not host:
+            folder = SOCKET_FOLDER if os.path.exists(f"{SOCKET_FOLDER}/.s.PGSQL.{number}") else ""
+            host = folder or "localhost"
+        if host.startswith("/"):
+            addresses.append(Address(path=f"{host}/.s.PGSQL.{number}"))
+        else:
+            addresses.append(Address(host=host, port=int(number)))
+    return tuple(addresses)
