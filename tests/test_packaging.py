@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,3 +71,23 @@ def test_the_command_runs_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("Usage: pgtattle ")
     assert "serve" in ran.stdout
+
+
+PIN = re.compile(r"([\w.-]+)==(\S+)(?: ; ([^\\]+?))? \\(?:\n +--hash=sha256:\w{64}(?: \\)?)+")
+
+
+def pins(name: str) -> dict[str, str]:
+    """The versions of a requirements file by package; every one must have a hash."""
+    found = {}
+    for block in re.split(r"\n(?=\S)", (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").strip()):
+        pin = PIN.fullmatch(block)
+        assert pin is not None, block
+        found[pin[1]] = pin[2]
+    return found
+
+
+def test_one_resolution_pins_everything() -> None:
+    everything = pins("dev")
+    for name in ("build", "run", "demo"):
+        assert pins(name).items() <= everything.items()
+    assert pins("run").items() <= pins("demo").items()
