@@ -1,0 +1,242 @@
+"""What sqlglot knows of a statement: its tables, and which columns filter, join, sort and group it.
+
+Enters: a normal form, once for each fingerprint. sqlglot never sees what it cannot bear: only reads and writes, bounded in
+size and nesting; whatever it raises leaves `parsed` false and is counted, and the tables are then found lexically.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct
+
+from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.sql.tokens import tokenize
+from pgtattle.proxy.events import Text
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+MAX_PARSED: Final = 32_768
+MAX_DEPTH: Final = 40
+
+Role = Literal["eq", "range", "like", "join", "order", "group"]
+
+_PLACEHOLDER: Final = re.compile(r"\$\d+")
+
+
+class ColumnUse(Struct, frozen=True):
+    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` is what wraps it."""
+
+    table: str
+    column: str
+    role: Role
+    descending: bool = False
+    function: str = ""
+
+
+class Facts(Struct, frozen=True):
+    """`tables` are base tables as the statement names them, folded; `reason` says why it was not parsed."""
+
+    parsed: bool
+    tables: tuple[str, ...] = ()
+    uses: tuple[ColumnUse, ...] = ()
+    has_limit: bool = False
+    has_aggregate: bool = False
+    locks: bool = False
+    reason: str = ""
+
+
+class FactsCache:
+    """Facts by fingerprint; `fallbacks` counts what was not parsed, by reason."""
+
+    def __init__(self, max_entries: int = 10_000) -> None:
+        self.fallbacks: dict[str, int] = {}
+        self._cache: Bounded[str, Facts] = Bounded(max_entries)
+
+    def of(self, text: Text) -> Facts:
+        """The facts of a text's statement."""
+        statement = text.statement
+        found = self._cache.get(statement.fingerprint)
+        if found is None:
+            if statement.kind in ("read", "write") and statement.command != "FETCH":
+                found = self._find(statement.sql, text.truncated)
+            else:
+                found = Facts(False, reason="utility")
+            self._cache.put(statement.fingerprint, found)
+        return found
+
+    def _find(self, sql: str, truncated: bool) -> Facts:
+        if truncated or len(sql) > MAX_PARSED:
+            reason = "size"
+        elif _depth(sql) > MAX_DEPTH:
+            reason = "depth"
+        else:
+            try:
+                return _parse(sql)
+            except Exception:
+                reason = "syntax"
+        self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
+        return Facts(False, tables=_lexical_tables(sql[:MAX_PARSED]), reason=reason)
+
+
+def _depth(sql: str) -> int:
+    depth = deepest = 0
+    for match in re.finditer(r"[()]|\bCASE\b|\bEND\b|\bNOT\b", sql):
+        if match[0] in "(CASE":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match[0] == "NOT":
+            deepest = max(deepest, depth + 1)
+        else:
+            depth = max(0, depth - 1)
+    return deepest
+
+
+def _lexical_tables(sql: str) -> tuple[str, ...]:
+    """The names behind FROM, JOIN, INTO and UPDATE."""
+    tables: list[str] = []
+    tokens = tokenize(sql)
+    for number, token in enumerate(tokens[:-1]):
+        if token.kind == "word" and token.text in ("FROM", "JOIN", "INTO", "UPDATE"):
+            name = tokens[number + 1]
+            if name.kind in ("word", "quoted") and name.text not in ("ONLY", "LATERAL", "SELECT"):
+                whole = name.text
+                if number + 3 < len(tokens) and tokens[number + 2].text == ".":
+                    whole += "." + tokens[number + 3].text
+                if whole not in tables:
+                    tables.append(whole)
+    return tuple(tables[:32])
+
+
+def _parse(sql: str) -> Facts:
+    import sqlglot
+    from sqlglot import exp
+
+    # Any number will do for a placeholder: only the place counts, and `$1, $2` is more than sqlglot's tokenizer can take.
+    tree = sqlglot.parse_one(_PLACEHOLDER.sub("1", sql), read="postgres")
+    if isinstance(tree, exp.Command):
+        raise ValueError("kept as an opaque command")
+    hidden = {cte.alias for cte in tree.find_all(exp.CTE)}
+    tables: dict[str, None] = {}
+    for table in tree.find_all(exp.Table):
+        if table.name and not (table.name in hidden and not table.db):
+            tables.setdefault(_table_name(table))
+    uses: dict[ColumnUse, None] = {}
+    for node in tree.find_all(exp.Select, exp.Update, exp.Delete, exp.Merge):
+        for use in _uses(node, hidden):
+            uses.setdefault(use)
+    return Facts(
+        parsed=True,
+        tables=tuple(tables)[:32],
+        uses=tuple(uses)[:64],
+        has_limit=tree.find(exp.Limit, exp.Fetch) is not None,
+        has_aggregate=tree.find(exp.AggFunc) is not None,
+        locks=tree.find(exp.Lock) is not None,
+    )
+
+
+def _table_name(table: exp.Table) -> str:
+    return f"{table.db}.{table.name}" if table.db else str(table.name)
+
+
+def _uses(node: exp.Expression, hidden: set[str]) -> Iterator[ColumnUse]:
+    """The uses of columns in one SELECT, UPDATE or DELETE, without its subqueries."""
+    from sqlglot import exp
+
+    names: dict[str, str] = {}
+    unknown = False
+    joins = [join for join in node.args.get("joins") or [] if isinstance(join, exp.Join)]
+    sources: list[object] = [node.this] if isinstance(node, (exp.Update, exp.Delete, exp.Merge)) else []
+    from_ = node.args.get("from_") or node.args.get("from")
+    if from_ is not None:
+        sources.append(from_.this)
+    using = node.args.get("using")
+    sources += using if isinstance(using, list) else [using] if using is not None else []
+    sources += [join.this for join in joins]
+    for source in sources:
+        if isinstance(source, exp.Table) and source.name and (source.db or source.name not in hidden):
+            names[source.alias_or_name] = _table_name(source)
+            joins += [join for join in source.args.get("joins") or [] if isinstance(join, exp.Join)]
+        else:
+            unknown = True
+    for join in joins:
+        if isinstance(join.this, exp.Table) and join.this.name not in hidden:
+            names[join.this.alias_or_name] = _table_name(join.this)
+
+    def table_of(column: exp.Column) -> str:
+        if column.table:
+            return names.get(column.table, "")
+        return next(iter(names.values())) if len(names) == 1 and not unknown else ""
+
+    where = node.args.get("where")
+    conditions = list(_conjuncts(where.this)) if where is not None else []
+    for join in joins:
+        on = join.args.get("on")
+        if on is not None:
+            conditions += _conjuncts(on)
+    for condition in conditions:
+        yield from _condition(condition, table_of)
+    order = node.args.get("order")
+    for ordered in order.expressions if order is not None else []:
+        if isinstance(ordered.this, exp.Column):
+            yield ColumnUse(table_of(ordered.this), ordered.this.name, "order", bool(ordered.args.get("desc")))
+    group = node.args.get("group")
+    for grouped in group.expressions if group is not None else []:
+        if isinstance(grouped, exp.Column):
+            yield ColumnUse(table_of(grouped), grouped.name, "group")
+
+
+def _conjuncts(condition: exp.Expression) -> Iterator[exp.Expression]:
+    from sqlglot import exp
+
+    stack = [condition]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, exp.And):
+            stack += [one.expression, one.this]
+        elif isinstance(one, exp.Paren):
+            stack.append(one.this)
+        else:
+            yield one
+
+
+def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str]) -> Iterator[ColumnUse]:
+    from sqlglot import exp
+
+    role: Role
+    if isinstance(condition, (exp.EQ, exp.In, exp.Is)):
+        role = "eq"
+    elif isinstance(condition, (exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between)):
+        role = "range"
+    elif isinstance(condition, (exp.Like, exp.ILike, exp.SimilarTo, exp.RegexpLike)):
+        role = "like"
+    elif isinstance(condition, (exp.Column, exp.Boolean)):
+        if isinstance(condition, exp.Column):
+            yield ColumnUse(table_of(condition), condition.name, "eq")
+        return
+    else:
+        return
+    if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Not):
+        return
+    left, right = condition.this, condition.args.get("expression")
+    sides = [side for side in (left, right) if side is not None]
+    columns = [list(side.find_all(exp.Column)) for side in sides]
+    if isinstance(condition, exp.EQ) and len(sides) == 2 and all(isinstance(side, exp.Column) for side in sides):
+        for side in sides:
+            yield ColumnUse(table_of(side), side.name, "join")
+        return
+    for number, side in enumerate(sides):
+        others = [column for n, found in enumerate(columns) if n != number for column in found]
+        plain = side
+        while isinstance(plain, exp.Paren):
+            plain = plain.this
+        if isinstance(plain, exp.Column):
+            # A subquery of the other side may look anything up; columns of this query there make it no constant.
+            if not others or isinstance(condition, exp.In) or any(s.find(exp.Select) for s in sides):
+                yield ColumnUse(table_of(plain), plain.name, role)
+        elif len(columns[number]) == 1 and not others and not isinstance(plain, (exp.Subquery, exp.Select)):
+            column = columns[number][0]
+            yield ColumnUse(table_of(column), column.name, role, function=type(plain).__name__.lower())

@@ -1,0 +1,219 @@
+"""SQL as it was sent in, `Text` records out: split, classified, normalized, tagged, and cleared of secrets.
+
+Everything is lexical, so that it works for text that no parser knows. Results are cached by the exact text, bounded by
+count and bytes; statements are shared by their normal form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, Generic, TypeVar
+
+from pgtattle.analyzers.sql.comments import tags
+from pgtattle.analyzers.sql.fingerprint import NormalForm, fingerprint, normalize
+from pgtattle.analyzers.sql.tokens import Token, tokenize
+from pgtattle.proxy.events import Statement, Text
+
+MAX_SQL: Final = 65_536
+MAX_CACHED_TEXT: Final = 16_384
+MAX_NORMAL_FORM: Final = 16_384
+
+_KINDS: Final = {
+    **dict.fromkeys(("SELECT", "VALUES", "TABLE", "FETCH"), "read"),
+    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "MERGE"), "write"),
+    **dict.fromkeys(("CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "REINDEX", "REFRESH"), "ddl"),
+    **dict.fromkeys(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION"), "transaction"),
+    **dict.fromkeys(("SET", "RESET", "SHOW", "DISCARD", "LISTEN", "UNLISTEN", "DEALLOCATE"), "session"),
+    "COPY": "copy",
+    "EMPTY": "empty",
+}
+_SAME: Final = {"START": "BEGIN", "END": "COMMIT", "ABORT": "ROLLBACK"}
+_VERBS: Final = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE"))
+_SECRET: Final = re.compile(
+    r"\bpassword\b|\buser\s+mapping\b|\bsubscription\b|\bserver\b|\bdblink|\bconninfo\b|\bpgp_sym_|\bcrypt\s*\(|\bsecret|\btoken",
+    re.I,
+)
+_SECRET_CALLS: Final = frozenset(("dblink", "dblink_connect", "dblink_connect_u", "dblink_exec", "crypt"))
+_MASK: Final = "'***'"
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Bounded(Generic[_Key, _Value]):
+    """A cache of two generations: what was not used while a generation filled up falls out. A hit is one look-up."""
+
+    def __init__(self, max_entries: int, max_size: int = 0) -> None:
+        self._young: dict[_Key, _Value] = {}
+        self._old: dict[_Key, _Value] = {}
+        self._max_entries = max(1, max_entries // 2)
+        self._max_size = max_size // 2
+        self._size = 0
+
+    def get(self, key: _Key) -> _Value | None:
+        """The value of a key, or None."""
+        found = self._young.get(key)
+        if found is None:
+            found = self._old.pop(key, None)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: _Key, value: _Value, size: int = 0) -> None:
+        """Keep a value."""
+        self._young[key] = value
+        self._size += size
+        if len(self._young) >= self._max_entries or (self._max_size and self._size >= self._max_size):
+            self._old, self._young, self._size = self._young, {}, 0
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+
+class Texts:
+    """Lexes SQL, with its caches."""
+
+    def __init__(self, max_entries: int = 10_000, max_bytes: int = 32 * 1024 * 1024) -> None:
+        self._cache: Bounded[str, tuple[Text, ...]] = Bounded(max_entries, max_bytes)
+        self._statements: Bounded[str, Statement] = Bounded(2 * max_entries, max_bytes)
+
+    def read(self, sql: str, truncated: bool = False) -> tuple[Text, ...]:
+        """The statements of a text, in order; at least one. `truncated` says that the end is missing."""
+        found = self._cache.get(sql)
+        if found is not None:
+            return found
+        cut = sql.partition("\0")[0]
+        if len(cut) > MAX_SQL:
+            cut, truncated = cut[:MAX_SQL], True
+        pieces = _split(tokenize(cut))
+        texts = tuple(self._text(cut, tokens, len(pieces) == 1, truncated) for tokens in pieces)
+        if len(sql) <= MAX_CACHED_TEXT and not truncated:
+            self._cache.put(sql, texts, 2 * len(sql) + 500)
+        return texts
+
+    def _text(self, sql: str, tokens: list[Token], alone: bool, truncated: bool) -> Text:
+        own = sql if alone else sql[tokens[0].start : tokens[-1].end]
+        comments = [token.text for token in tokens if token.kind == "comment"]
+        significant = [token for token in tokens if token.kind != "comment"]
+        command = _command(significant)
+        if _SECRET.search(own):
+            own, significant = _masked(own, tokens[0].start if not alone else 0, significant, command)
+        form = normalize(significant, command)
+        return Text(
+            sql=own,
+            statement=self._statement(form, command),
+            slots=form.slots,
+            lists=form.lists,
+            tags=tags(comments) if comments else {},
+            truncated=truncated,
+        )
+
+    def _statement(self, form: NormalForm, command: str) -> Statement:
+        sql = form.sql if len(form.sql) <= MAX_NORMAL_FORM else form.sql[:MAX_NORMAL_FORM] + " …"
+        found = self._statements.get(form.fingerprint)
+        if found is None:
+            kind = _KINDS.get(command, "utility")
+            found = Statement(form.fingerprint or fingerprint(sql), sql, command, kind)  # type: ignore[arg-type]
+            self._statements.put(form.fingerprint, found, 2 * len(sql) + 200)
+        return found
+
+
+def _split(tokens: list[Token]) -> list[list[Token]]:
+    """Tokens by statement, without the semicolons; comments alone belong to the statement before them."""
+    pieces: list[list[Token]] = []
+    current: list[Token] = []
+    depth = blocks = 0
+    for number, token in enumerate(tokens):
+        if token.kind == "punctuation":
+            if token.text in "([":
+                depth += 1
+            elif token.text in ")]":
+                depth = max(0, depth - 1)
+            elif token.text == ";" and depth == 0 and blocks == 0:
+                pieces.append(current)
+                current = []
+                continue
+        elif token.kind == "word":
+            # The body of CREATE FUNCTION … BEGIN ATOMIC … END holds statements of its own.
+            upper = token.text.upper()
+            following = tokens[number + 1].text.upper() if number + 1 < len(tokens) else ""
+            if (upper == "BEGIN" and following == "ATOMIC" and current) or (blocks and upper == "CASE"):
+                blocks += 1
+            elif blocks and upper == "END":
+                blocks -= 1
+        current.append(token)
+    pieces.append(current)
+    full: list[list[Token]] = []
+    for piece in pieces:
+        if any(token.kind != "comment" for token in piece):
+            full.append(piece)
+        elif piece and full:
+            full[-1].extend(piece)
+        elif piece:
+            full.append(piece)
+    merged: list[list[Token]] = []
+    for piece in full:
+        if merged and all(token.kind == "comment" for token in merged[-1]):
+            merged[-1].extend(piece)
+        else:
+            merged.append(piece)
+    return merged or [[]]
+
+
+def _command(tokens: Sequence[Token]) -> str:
+    """The leading keyword in capitals; of WITH the verb of its main statement."""
+    words = iter(tokens)
+    for token in words:
+        if token.kind != "word":
+            if token.text == "(":
+                continue
+            return "OTHER"
+        first = token.text.upper()
+        if first != "WITH":
+            return _SAME.get(first, first)[:32]
+        depth = 0
+        for inner in words:
+            if inner.text == "(":
+                depth += 1
+            elif inner.text == ")":
+                depth -= 1
+            elif depth == 0 and inner.kind == "word" and inner.text.upper() in _VERBS:
+                return inner.text.upper()
+        return "WITH"
+    return "EMPTY"
+
+
+def _masked(sql: str, offset: int, tokens: list[Token], command: str) -> tuple[str, list[Token]]:
+    """Text and tokens with the string literals of secrets replaced."""
+    words = {token.text.upper() for token in tokens[:40] if token.kind == "word"}
+    whole = (
+        (command in ("CREATE", "ALTER") and bool(words & {"PASSWORD", "MAPPING", "SUBSCRIPTION", "SERVER"}))
+        or (
+            command in ("SET", "ALTER")
+            and any("PASSWORD" in word or "SECRET" in word or "TOKEN" in word for word in words)
+        )
+        or (command in ("CREATE", "ALTER") and "PROGRAM" in words)
+    )
+    masked: list[Token] = []
+    pieces: list[str] = []
+    position = 0
+    in_call = ""
+    depth = 0
+    for number, token in enumerate(tokens):
+        if token.text == "(":
+            depth += 1
+            before = tokens[number - 1].text.lower() if number else ""
+            if before in _SECRET_CALLS or before.startswith("pgp_sym_"):
+                in_call, depth = before, 1
+        elif token.text == ")":
+            depth -= 1
+            if depth <= 0:
+                in_call = ""
+        if token.kind == "string" and (whole or in_call):
+            pieces += [sql[position : token.start - offset], _MASK]
+            position = token.end - offset
+            token = token._replace(text=_MASK)
+        masked.append(token)
+    pieces.append(sql[position:])
+    return "".join(pieces), masked

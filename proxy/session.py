@@ -1,0 +1,536 @@
+"""The decoder: one connection's trimmed frames in, executions out. A sans-I/O state machine.
+
+Requests wait in a queue until their answers come, so that pipelines, errors that skip up to a Sync, suspended portals and
+COPY are paired as the server does it. A name (statement, portal) is resolved when the server answers, not when the client
+asks: only then is it sure that an earlier Parse or Bind of the pipeline took effect. The executions of an exchange are given
+out at its ReadyForQuery, because only it says the transaction status.
+Source: PostgreSQL, "Message Flow"; `src/backend/tcop/postgres.c` (ignore_till_sync), `copyfromparse.c` (Sync in COPY IN).
+Out of scope: units of work, and what a statement means.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pgtattle.proxy.errors import ProtocolViolation
+from pgtattle.proxy.events import Connection, Execution, Parameter, Text
+from pgtattle.proxy.tags import SessionTags
+from pgtattle.proxy.wire import messages
+from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+
+MAX_PENDING: Final = 10_000
+MAX_STATEMENTS: Final = 10_000
+
+Read = Callable[[str, bool], tuple[Text, ...]]
+
+_LENGTH = struct.Struct("!I")
+_BIND, _CLOSE, _DESCRIBE, _EXECUTE, _FUNCTION, _PARSE, _QUERY, _SYNC, _COPY_DONE, _COPY_FAIL = b"BCDEFPQScf"
+_PARSED, _BOUND, _CLOSED, _COMPLETE, _EMPTY, _ERROR, _READY, _SUSPENDED = b"123CIEZs"
+_COPY_IN, _AUTHENTICATION, _STATUS, _KEY, _TYPES, _NO_DATA, _ROWS, _ROW = b"GRSKtnTD"
+
+
+class _Prepared(Struct):
+    """A statement that Parse made, and the exchange it was made in."""
+
+    name: str
+    text: Text
+    types: tuple[int, ...]
+    exchange: int
+
+
+class _Portal(Struct):
+    """A bound statement; `begun` when an Execute of it was answered."""
+
+    prepared: _Prepared
+    parameters: tuple[Parameter, ...]
+    running: _Running
+
+
+class _Running(Struct):
+    """What is known of an execution while it runs; a suspended portal keeps it."""
+
+    started_ns: int = 0
+    first_row_ns: int = 0
+    stalled_ns: int = 0
+    rows: int = 0
+    sent: int = 0
+    received: int = 0
+    suspended: bool = False
+
+
+class _Request(Struct):
+    """A message that waits for its answer. `body` is cut where `whole` is false."""
+
+    kind: int
+    at_ns: int
+    size: int
+    exchange: int = 0
+    body: bytes = b""
+    whole: bool = True
+    texts: tuple[Text, ...] = ()
+    prepared: _Prepared | None = None
+    done: int = 0
+
+
+class _Done(Struct):
+    """An execution that ended in an exchange that did not yet."""
+
+    text: Text
+    parameters: tuple[Parameter, ...]
+    prepared: _Prepared | None
+    running: _Running
+    tag: str
+    sqlstate: str | None
+    ended_ns: int
+
+
+class Session:
+    """One connection. `read` lexes SQL, `number` gives out execution ids; both are shared by all sessions."""
+
+    def __init__(self, connection: Connection, read: Read, number: Callable[[], int]) -> None:
+        self.connection = connection
+        self.authenticated = False
+        self.challenged = False
+        self._read = read
+        self._number = number
+        self._encoding = "utf-8"
+        self._pending: deque[_Request] = deque()
+        self._statements: dict[bytes, _Prepared] = {}
+        self._portals: dict[bytes, _Portal] = {}
+        self._running = _Running()
+        self._done: list[_Done] = []
+        self._skipping = False
+        self._copying = False
+        self._exchange = 1
+        self._asked = 1
+        self._status = "I"
+        self._transaction = 0
+        self._free_at = 0
+        self._tags = SessionTags()
+
+    @property
+    def busy(self) -> bool:
+        """True while a request is unanswered."""
+        return bool(self._pending)
+
+    def startup(self, packet: bytes, at_ns: int) -> None:
+        """The StartupMessage."""
+        given = messages.startup_parameters(packet)
+        user = given.get("user", "")
+        self._encoding = messages.ENCODINGS.get(given.get("client_encoding", "").upper(), "utf-8")
+        self.connection = replace(
+            self.connection,
+            user=user,
+            database=given.get("database") or user,
+            application=given.get("application_name", ""),
+        )
+
+    def frontend(self, frames: bytes, at_ns: int) -> list[Execution]:
+        """Frames of the client. Raises ProtocolViolation where they cannot be."""
+        try:
+            for kind, body, size, whole in _split(frames):
+                self._request(kind, body, size, whole, at_ns)
+        except (struct.error, IndexError, ValueError) as error:
+            raise ProtocolViolation("bad_message", str(error)) from error
+        return []
+
+    def backend(self, frames: bytes, at_ns: int) -> list[Execution]:
+        """Frames of the server: the executions of the exchanges that ended. Raises ProtocolViolation."""
+        executions: list[Execution] = []
+        try:
+            for kind, body, size, _ in _split(frames):
+                if kind == COUNTED:
+                    self._counted(body, at_ns)
+                elif kind == _READY:
+                    self._end_exchange(chr(body[0]), executions)
+                else:
+                    self._answer(kind, body, size, at_ns)
+        except (struct.error, IndexError, ValueError) as error:
+            raise ProtocolViolation("bad_message", str(error)) from error
+        return executions
+
+    def stalled(self, duration_ns: int, at_ns: int) -> None:
+        """The client did not read for so long, up to `at_ns`."""
+        self._running.stalled_ns += duration_ns
+
+    def statement(self, frame: bytes) -> None:
+        """A named statement that is live: its Parse frame."""
+        name, sql, types = messages.parse(frame[5:], True)
+        self._statements[name] = self._prepare(name, sql, types, True, 0)
+
+    def resync(self, status: str, at_ns: int) -> None:
+        """In sync and quiescent from here on, after a gap; what was open before it is forgotten."""
+        self.authenticated = True
+        self._pending.clear()
+        self._portals.clear()
+        self._done.clear()
+        self._running = _Running()
+        self._skipping = self._copying = False
+        if status != "I":
+            self._transaction += 1
+        self._status = status
+        self._free_at = at_ns
+
+    def close(self, at_ns: int) -> list[Execution]:
+        """The connection ended: what was complete but for its ReadyForQuery."""
+        self._end_portals()
+        executions: list[Execution] = []
+        self._give_out("?", executions)
+        return executions
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _request(self, kind: int, body: bytes, size: int, whole: bool, at_ns: int) -> None:
+        if self._skipping:
+            # The server discards everything up to the Sync after an error.
+            if kind != _SYNC:
+                return
+            self._skipping = False
+        if kind == _SYNC and self._copying:
+            return
+        if kind == _QUERY:
+            end = body.find(b"\0")
+            texts = self._lex(body if end < 0 else body[:end], whole)
+            request = _Request(kind, at_ns, size, self._asked, texts=texts)
+            self._asked += 1
+        elif kind in (_PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE):
+            request = _Request(kind, at_ns, size, self._asked, body, whole)
+            if kind == _PARSE:
+                name, sql, types = messages.parse(body, whole)
+                request.prepared = self._prepare(name, sql, types, whole, self._asked)
+        elif kind in (_SYNC, _FUNCTION):
+            request = _Request(kind, at_ns, size, self._asked)
+            self._asked += 1
+        elif kind in (_COPY_DONE, _COPY_FAIL):
+            self._copying = False
+            request = _Request(kind, at_ns, size)
+        else:
+            return
+        if len(self._pending) >= MAX_PENDING:
+            raise ProtocolViolation("state_cap", "too many unanswered requests")
+        self._pending.append(request)
+
+    def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
+        return self._read(sql.decode(self._encoding, "replace"), not whole)
+
+    def _prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> _Prepared:
+        return _Prepared(name.decode("utf-8", "replace"), self._lex(sql, whole)[0], types, exchange)
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _head(self) -> _Request | None:
+        """The request that the server is at; the end of a COPY has no answer of its own."""
+        pending = self._pending
+        while pending and pending[0].kind in (_COPY_DONE, _COPY_FAIL):
+            pending.popleft()
+        return pending[0] if pending else None
+
+    def _expect(self, *kinds: int) -> _Request:
+        head = self._head()
+        if head is None or head.kind not in kinds:
+            raise ProtocolViolation("impossible_answer")
+        return head
+
+    def _answer(self, kind: int, body: bytes, size: int, at_ns: int) -> None:
+        if kind == _COMPLETE:
+            self._complete(body[:-1].decode("utf-8", "replace"), None, at_ns, size)
+        elif kind == _PARSED:
+            request = self._expect(_PARSE)
+            self._pending.popleft()
+            assert request.prepared is not None
+            if len(self._statements) >= MAX_STATEMENTS:
+                raise ProtocolViolation("state_cap", "too many prepared statements")
+            self._statements[messages.string(request.body, 0)[0]] = request.prepared
+            self._running.sent += request.size
+        elif kind == _BOUND:
+            self._bound(self._expect(_BIND))
+        elif kind == _CLOSED:
+            request = self._expect(_CLOSE)
+            self._pending.popleft()
+            self._forget(request.body)
+        elif kind == _TYPES:
+            request = self._expect(_DESCRIBE)
+            prepared = self._statements.get(request.body[1:-1])
+            if prepared is not None:
+                prepared.types = messages.parameter_types(body)
+        elif kind in (_ROWS, _NO_DATA):
+            head = self._head()
+            if head is not None and head.kind == _DESCRIBE:
+                self._pending.popleft()
+            self._running.received += size
+        elif kind == _EMPTY:
+            self._complete("", None, at_ns, size)
+        elif kind == _ERROR:
+            self._error(messages.sqlstate(body), at_ns, size)
+        elif kind == _SUSPENDED:
+            self._suspended(self._expect(_EXECUTE))
+        elif kind == _COPY_IN:
+            self._copy_in(self._expect(_QUERY, _EXECUTE))
+        elif kind == _AUTHENTICATION:
+            self.challenged = self.challenged or body[:4] != b"\0\0\0\0"
+        elif kind == _STATUS:
+            name, value = body[:-1].split(b"\0", 1)
+            self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
+        elif kind == _KEY:
+            self.connection = replace(self.connection, backend_pid=_LENGTH.unpack_from(body)[0])
+
+    def _counted(self, body: bytes, at_ns: int) -> None:
+        kind, frames, size = COUNTED_BODY.unpack(body)
+        running = self._current()
+        running.received += size
+        if kind == _ROW:
+            running.rows += frames
+            if not running.first_row_ns:
+                running.first_row_ns = at_ns
+
+    def _current(self) -> _Running:
+        """The execution that the server is at: a portal's own, or that of the simple query."""
+        head = self._head()
+        if head is not None and head.kind == _EXECUTE:
+            portal = self._portals.get(messages.string(head.body, 0)[0])
+            if portal is not None:
+                if not portal.running.started_ns:
+                    portal.running.started_ns = max(head.at_ns, self._free_at)
+                return portal.running
+        return self._running
+
+    def _bound(self, request: _Request) -> None:
+        self._pending.popleft()
+        name, statement, position = messages.bind_names(request.body)
+        prepared = self._statements.get(statement) or self._unknown(statement)
+        parameters = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+        self._end_portal(name)
+        if len(self._portals) >= MAX_STATEMENTS:
+            raise ProtocolViolation("state_cap", "too many portals")
+        self._portals[name] = _Portal(prepared, parameters, _Running(sent=request.size + self._running.sent))
+        self._running = _Running()
+
+    def _unknown(self, name: bytes) -> _Prepared:
+        """A statement made before anyone looked, or by SQL's PREPARE."""
+        return self._prepare(name, b"", (), True, 0)
+
+    def _complete(self, tag: str, sqlstate: str | None, at_ns: int, size: int) -> None:
+        request = self._expect(_QUERY, _EXECUTE)
+        running = self._current()
+        running.received += size
+        if not running.started_ns:
+            running.started_ns = max(request.at_ns, self._free_at)
+        text, parameters, prepared = self._what(request)
+        running.sent += request.size if not request.done else 0
+        if request.kind == _QUERY:
+            request.done += 1
+            self._running = _Running()
+        else:
+            self._pending.popleft()
+            name = messages.string(request.body, 0)[0]
+            portal = self._portals.get(name)
+            if portal is not None:
+                portal.running = _Running()
+        self._finish(_Done(text, parameters, prepared, running, tag, sqlstate, at_ns))
+
+    def _what(self, request: _Request) -> tuple[Text, tuple[Parameter, ...], _Prepared | None]:
+        """Text and parameters of the execution that a request is at."""
+        if request.kind == _QUERY:
+            return request.texts[min(request.done, len(request.texts) - 1)], (), None
+        if request.kind == _PARSE:
+            assert request.prepared is not None
+            return request.prepared.text, (), request.prepared
+        if request.kind == _BIND:
+            _, statement, position = messages.bind_names(request.body)
+            prepared = self._statements.get(statement) or self._unknown(statement)
+            parameters = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+            return prepared.text, parameters, prepared
+        portal = self._portals.get(messages.string(request.body, 0)[0])
+        if portal is None:
+            prepared = self._unknown(b"")
+            return prepared.text, (), prepared
+        return portal.prepared.text, portal.parameters, portal.prepared
+
+    def _finish(self, done: _Done) -> None:
+        self._free_at = done.ended_ns
+        self._done.append(done)
+        command = done.text.statement.command
+        if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
+            self._deallocate(done.text)
+
+    def _deallocate(self, text: Text) -> None:
+        words = text.sql.rstrip(" ;\n\t").split()
+        target = words[-1].strip('"') if words else ""
+        if target.upper() in ("ALL", "PLANS"):
+            if target.upper() == "ALL":
+                self._statements.clear()
+        else:
+            self._statements.pop(target.encode(self._encoding, "replace"), None)
+
+    def _suspended(self, request: _Request) -> None:
+        self._pending.popleft()
+        running = self._current_of(request)
+        running.suspended = True
+        running.sent += request.size
+
+    def _current_of(self, request: _Request) -> _Running:
+        portal = self._portals.get(messages.string(request.body, 0)[0])
+        if portal is None:
+            return self._running
+        if not portal.running.started_ns:
+            portal.running.started_ns = max(request.at_ns, self._free_at)
+        return portal.running
+
+    def _error(self, sqlstate: str, at_ns: int, size: int) -> None:
+        request = self._head()
+        if request is None or not self.authenticated:
+            return
+        self._copying = False
+        if request.kind in (_QUERY, _EXECUTE, _PARSE, _BIND):
+            text, parameters, prepared = self._what(request)
+            running = self._current() if request.kind in (_QUERY, _EXECUTE) else self._running
+            running.started_ns = running.started_ns or max(request.at_ns, self._free_at)
+            running.sent += request.size
+            running.received += size
+            self._running = _Running()
+            self._finish(_Done(text, parameters, prepared, running, "", sqlstate, at_ns))
+        if request.kind == _QUERY:
+            request.done += 1
+        elif request.kind not in (_FUNCTION, _SYNC):
+            self._skip_to_sync()
+
+    def _skip_to_sync(self) -> None:
+        pending = self._pending
+        while pending and pending[0].kind != _SYNC:
+            pending.popleft()
+        self._skipping = not pending
+
+    def _copy_in(self, request: _Request) -> None:
+        """The server ignores the Syncs that it reads before the end of the copy."""
+        if request.kind == _QUERY:
+            return
+        rest = list(self._pending)[1:]
+        end = next((n for n, one in enumerate(rest) if one.kind in (_COPY_DONE, _COPY_FAIL)), len(rest))
+        self._copying = end == len(rest)
+        kept = [one for n, one in enumerate(rest) if n > end or one.kind != _SYNC]
+        self._pending = deque([request, *kept])
+
+    def _forget(self, body: bytes) -> None:
+        name = body[1:-1]
+        if body[:1] == b"S":
+            self._statements.pop(name, None)
+        else:
+            self._end_portal(name)
+
+    def _end_portal(self, name: bytes) -> None:
+        """A suspended portal that goes without its end was an execution all the same."""
+        portal = self._portals.pop(name, None)
+        if portal is not None and portal.running.suspended:
+            done = _Done(
+                portal.prepared.text, portal.parameters, portal.prepared, portal.running, "", None, self._free_at
+            )
+            self._done.append(done)
+
+    def _end_portals(self) -> None:
+        for name in list(self._portals):
+            self._end_portal(name)
+
+    def _status_changed(self, name: str, value: str) -> None:
+        if name == "client_encoding":
+            self._encoding = messages.ENCODINGS.get(value.upper(), "utf-8")
+        elif name == "application_name":
+            if not self.authenticated:
+                self.connection = replace(self.connection, application=value)
+            self._tags.application(value, self.connection.application)
+
+    # -- the end of an exchange --------------------------------------------------------------------------------------
+
+    def _end_exchange(self, status: str, executions: list[Execution]) -> None:
+        request = self._head()
+        if request is None:
+            if self.authenticated:
+                raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
+            self.authenticated = True
+            return
+        if request.kind not in (_QUERY, _SYNC, _FUNCTION):
+            raise ProtocolViolation("impossible_answer", "ReadyForQuery before its Sync")
+        self._pending.popleft()
+        if request.kind == _QUERY:
+            # A simple query destroys the unnamed statement and portal.
+            self._statements.pop(b"", None)
+            self._end_portal(b"")
+        if status == "I":
+            self._end_portals()
+        self._running = _Running()
+        self._give_out(status, executions)
+        self._exchange += 1
+
+    def _give_out(self, status: str, executions: list[Execution]) -> None:
+        done, self._done = self._done, []
+        transaction = self._transaction_of(status, done)
+        siblings = len(done)
+        self._tags.transaction_began()
+        for position, one in enumerate(done):
+            running, prepared = one.running, one.prepared
+            self._tags.executed(one.text, one.parameters, one.sqlstate is None)
+            rows = messages.tag_rows(one.tag)
+            executions.append(
+                Execution(
+                    id=self._number(),
+                    connection=self.connection,
+                    text=one.text,
+                    parameters=one.parameters,
+                    protocol="simple" if prepared is None else "extended",
+                    prepared="" if prepared is None else prepared.name,
+                    reused=prepared is not None and prepared.exchange != self._exchange,
+                    binds=bool(one.parameters),
+                    exchange=self._exchange,
+                    position=position,
+                    siblings=siblings,
+                    transaction=transaction,
+                    status=status,
+                    settings=self._tags.now,
+                    command_tag=one.tag,
+                    rows=running.rows if rows is None or running.suspended else rows,
+                    bytes_sent=running.sent,
+                    bytes_received=running.received,
+                    sqlstate=one.sqlstate,
+                    started_ns=running.started_ns,
+                    first_row_ns=running.first_row_ns,
+                    ended_ns=one.ended_ns,
+                    stalled_ns=running.stalled_ns,
+                )
+            )
+        if status == "I":
+            self._tags.transaction_ended(committed=not done or done[-1].tag != "ROLLBACK")
+        self._status = status
+
+    def _transaction_of(self, status: str, done: list[_Done]) -> int:
+        """The transaction's number for the executions of an exchange; 0 in autocommit."""
+        if self._status == "I":
+            begins = any(one.text.statement.command in ("BEGIN", "START") for one in done)
+            if status == "I" and not begins:
+                return 0
+            if status == "?" and not begins:
+                return 0
+            self._transaction += 1
+        return self._transaction
+
+
+def _split(frames: bytes) -> list[tuple[int, bytes, int, bool]]:
+    """Trimmed frames as (type, body, bytes on the wire, whole)."""
+    found: list[tuple[int, bytes, int, bool]] = []
+    position, end = 0, len(frames)
+    unpack = _LENGTH.unpack_from
+    while position < end:
+        kind = frames[position]
+        size = unpack(frames, position + 1)[0]
+        body = frames[position + 5 : position + 1 + size]
+        position += 1 + size
+        if kind == PREFIX:
+            kind, length = PREFIX_HEAD.unpack_from(body)
+            found.append((kind, body[PREFIX_HEAD.size :], 1 + length, False))
+        else:
+            found.append((kind, body, 1 + size, True))
+    return found

@@ -1,0 +1,121 @@
+"""The bodies of the messages that the decoder reads, as plain values.
+
+Source: PostgreSQL, "Message Formats". Counts of parameters are unsigned 16 bit. Every function raises ValueError,
+IndexError or struct.error for bytes that are no such message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.wire.values import parameter
+
+_U2 = struct.Struct("!H")
+_I4 = struct.Struct("!i")
+
+ENCODINGS = {
+    "UTF8": "utf-8",
+    "SQL_ASCII": "utf-8",
+    "LATIN1": "iso8859-1",
+    "LATIN2": "iso8859-2",
+    "LATIN5": "iso8859-9",
+    "LATIN9": "iso8859-15",
+    "WIN1250": "cp1250",
+    "WIN1251": "cp1251",
+    "WIN1252": "cp1252",
+    "EUC_JP": "euc_jp",
+    "SJIS": "shift_jis",
+    "EUC_KR": "euc_kr",
+    "BIG5": "big5",
+    "GBK": "gbk",
+    "GB18030": "gb18030",
+    "KOI8R": "koi8_r",
+}
+"""Python's codec of a client_encoding."""
+
+
+def startup_parameters(packet: bytes) -> dict[str, str]:
+    """The parameters of a StartupMessage (length word included)."""
+    words = packet[8:].split(b"\0")
+    return {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for name, value in zip(words[::2], words[1::2], strict=False)
+        if name
+    }
+
+
+def string(body: bytes, position: int) -> tuple[bytes, int]:
+    """A zero-terminated string and the position behind it."""
+    end = body.index(b"\0", position)
+    return body[position:end], end + 1
+
+
+def parse(body: bytes, whole: bool) -> tuple[bytes, bytes, tuple[int, ...]]:
+    """Parse: statement name, SQL, parameter type OIDs; of a cut message what is there."""
+    name, position = string(body, 0)
+    if not whole and body.find(b"\0", position) < 0:
+        return name, body[position:], ()
+    sql, position = string(body, position)
+    if len(body) < position + 2:
+        return name, sql, ()
+    count = _U2.unpack_from(body, position)[0]
+    if len(body) < position + 2 + 4 * count:
+        return name, sql, ()
+    return name, sql, struct.unpack_from(f"!{count}I", body, position + 2)
+
+
+def bind_names(body: bytes) -> tuple[bytes, bytes, int]:
+    """Bind: portal, statement, and the position of the parameter formats."""
+    end = body.index(b"\0")
+    after = body.index(b"\0", end + 1)
+    return body[:end], body[end + 1 : after], after + 1
+
+
+def bind_parameters(
+    body: bytes, position: int, types: tuple[int, ...], encoding: str, decode: Callable[..., Parameter] = parameter
+) -> tuple[Parameter, ...]:
+    """Bind: the parameters that are there whole, decoded by `types` (0 where a type is not known)."""
+    count = _U2.unpack_from(body, position)[0]
+    position += 2
+    formats = struct.unpack_from(f"!{count}H", body, position) if count else ()
+    position += 2 * count
+    total = _U2.unpack_from(body, position)[0]
+    position += 2
+    end = len(body)
+    found = []
+    for number in range(total):
+        if position + 4 > end:
+            break
+        size = _I4.unpack_from(body, position)[0]
+        position += 4
+        if size < 0:
+            raw = None
+        else:
+            if position + size > end:
+                break
+            raw = body[position : position + size]
+            position += size
+        binary = bool(formats[number] if count > 1 else formats[0]) if count else False
+        found.append(decode(types[number] if number < len(types) else 0, binary, raw, encoding))
+    return tuple(found)
+
+
+def parameter_types(body: bytes) -> tuple[int, ...]:
+    """ParameterDescription."""
+    return struct.unpack_from(f"!{_U2.unpack_from(body)[0]}I", body, 2)
+
+
+def sqlstate(body: bytes) -> str:
+    """The SQLSTATE of an ErrorResponse; `XX000` where it has none."""
+    for field in body.split(b"\0"):
+        if field[:1] == b"C":
+            return field[1:6].decode("ascii", "replace")
+    return "XX000"
+
+
+def tag_rows(tag: str) -> int | None:
+    """The number of rows of a command tag; None where it says none."""
+    last = tag.rpartition(" ")[2]
+    return int(last) if last.isdecimal() else None
