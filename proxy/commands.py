@@ -96,11 +96,16 @@ async def watch(settings: Settings) -> int:
         return await dashboard(addresses.api)
 
 
-async def dashboard(api: str) -> int:
-    """Run the TUI as a child on this terminal; signals are its business meanwhile."""
+async def dashboard(api: str, seconds: float | None = None) -> int:
+    """Run the TUI as a child on this terminal, until it is left or so many seconds; signals are its business meanwhile."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api)
     _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: _signal(process, number))
-    return exit_code(await process.wait())
+    try:
+        return exit_code(await asyncio.wait_for(process.wait(), seconds))
+    except TimeoutError:
+        _signal(process, signal.SIGTERM)
+        await process.wait()
+        return 0
 
 
 @contextlib.contextmanager
