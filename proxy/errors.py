@@ -15,6 +15,14 @@ class UsageError(PgtattleError):
     exit_code = 2
 
 
+class FilterError(UsageError):
+    """A filter that cannot be read; `column` (from 1) is where."""
+
+    def __init__(self, message: str, column: int) -> None:
+        super().__init__(f"{message} (column {column})")
+        self.column = column
+
+
 class UpstreamUnreachable(PgtattleError):
     """PostgreSQL did not accept a connection at the upstream address."""
 

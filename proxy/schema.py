@@ -169,7 +169,10 @@ class FindingView(Struct, frozen=True, kw_only=True):
 
 
 class SessionView(Struct, frozen=True, kw_only=True):
-    """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all."""
+    """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.
+
+    `evicted` counts what fell out of the bounded memory: `executions`, `statements` (their totals go to `other`), `findings`.
+    """
 
     id: str
     started_at: str
@@ -182,6 +185,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     restarts: int
     opaque_connections: int
     notes: list[str] = []
+    evicted: dict[str, int] = {}
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,326 @@
+"""What the profiler remembers: a ring of executions, totals by statement, findings by id. All of it bounded.
+
+Enters: executions and occurrences of findings, in order. Leaves: pages, changes since a cursor, and the report.
+What falls out is counted in `evicted`; the totals of statements that fall out go on in one called `other`.
+No I/O and no clock: moments are dated by the anchor.
+
+Cursors. The ring numbers executions from 1 in the order in which they came: a cursor is the number of the last one
+seen. Each change of a finding gets the next revision: a cursor is the last revision seen.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pgtattle.analyzers.finding import Finding
+from pgtattle.proxy.events import Execution, Statement
+from pgtattle.proxy.latencies import Latencies
+from pgtattle.proxy.schema import (
+    CONFIDENCES,
+    SEVERITIES,
+    Evidence,
+    FindingView,
+    LoopEvidence,
+    RepeatEvidence,
+    Report,
+    SessionView,
+    StatementView,
+)
+from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds
+
+Sort = Literal["total", "calls", "mean", "p95", "max", "rows", "errors"]
+Predicate = Callable[[Execution, Sequence[str]], bool]
+
+OTHER: Final = "other"
+_MAX_FINGERPRINTS: Final = 20
+_ENTRY_BYTES: Final = 256
+_SLOT_BYTES: Final = 64
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much is remembered; `text_bytes` bounds SQL and values in the ring, by estimate."""
+
+    executions: int = 10_000
+    text_bytes: int = 32 * 1024 * 1024
+    statements: int = 5_000
+    findings: int = 2_000
+
+
+DEFAULTS: Final = Limits()
+
+
+class Changes(Struct, frozen=True):
+    """Matching executions after a cursor, the cursor after them, and how many fell out before they were seen."""
+
+    executions: list[Execution]
+    cursor: int
+    skipped: int
+
+
+class Store:
+    """The memory of one session. `started_unix_ns` and `started_ns` are one moment on both clocks."""
+
+    def __init__(self, started_unix_ns: int, started_ns: int, limits: Limits = DEFAULTS) -> None:
+        self.anchor = Anchor(started_unix_ns, started_ns)
+        self.evicted = {"executions": 0, "statements": 0, "findings": 0}
+        self.newest = 0
+        self.revision = 0
+        self._limits = limits
+        self._ring: deque[tuple[Execution, Sequence[str], int]] = deque()
+        self._ring_bytes = 0
+        self._totals: OrderedDict[str, _Totals] = OrderedDict()
+        self._other: _Totals | None = None
+        self._findings: OrderedDict[str, tuple[int, FindingView]] = OrderedDict()
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest execution in the ring; `newest + 1` when it is empty."""
+        return self.newest - len(self._ring) + 1
+
+    def add_execution(self, execution: Execution, tables: Sequence[str]) -> None:
+        """Remember an execution; `tables` are those of its statement."""
+        text = execution.text
+        size = _ENTRY_BYTES + len(text.sql) + _SLOT_BYTES * len(text.slots)
+        for parameter in execution.parameters:
+            size += _SLOT_BYTES + len(parameter.value or "")
+        ring, limits = self._ring, self._limits
+        ring.append((execution, tables, size))
+        self.newest += 1
+        self._ring_bytes += size
+        while len(ring) > limits.executions or (self._ring_bytes > limits.text_bytes and len(ring) > 1):
+            self._ring_bytes -= ring.popleft()[2]
+            self.evicted["executions"] += 1
+
+        statement = text.statement
+        totals = self._totals.get(statement.fingerprint)
+        if totals is None:
+            totals = self._totals[statement.fingerprint] = _Totals(statement, tables)
+            if len(self._totals) > limits.statements:
+                self._evict_statement()
+        else:
+            self._totals.move_to_end(statement.fingerprint)
+        totals.add(execution)
+
+    def add_finding(self, finding: Finding) -> FindingView:
+        """Merge an occurrence into the finding of its id, and give what is known of it now.
+
+        Counts and times add up (a cumulative finding's replace the earlier ones), severity and confidence take the
+        greater, and the words and the evidence are those of the most telling occurrence.
+        """
+        finding = cleaned(finding)
+        known = self._findings.pop(finding.id, None)
+        view = _first(finding, self.anchor) if known is None else _merged(known[1], finding, self.anchor)
+        self.revision += 1
+        self._findings[finding.id] = (self.revision, view)
+        if len(self._findings) > self._limits.findings:
+            self._findings.popitem(last=False)
+            self.evicted["findings"] += 1
+        return view
+
+    def executions(self, after: int, limit: int, matches: Predicate | None = None) -> Changes:
+        """Up to `limit` executions that match, the oldest first, after the cursor `after`."""
+        skipped = max(0, self.oldest - 1 - after)
+        cursor = after + skipped
+        found: list[Execution] = []
+        for execution, tables, _ in islice(self._ring, cursor + 1 - self.oldest, None):
+            cursor += 1
+            if matches is None or matches(execution, tables):
+                found.append(execution)
+                if len(found) >= limit:
+                    break
+        return Changes(found, cursor, skipped)
+
+    def before(self, count: int, matches: Predicate | None = None) -> int:
+        """The cursor after which the newest `count` matching executions stand."""
+        cursor = self.newest
+        if count > 0:
+            for execution, tables, _ in reversed(self._ring):
+                cursor -= 1
+                if matches is None or matches(execution, tables):
+                    count -= 1
+                    if count <= 0:
+                        break
+        return cursor
+
+    def statements(self, sort: Sort = "total") -> list[str]:
+        """Fingerprints, the greatest first; `other` is last."""
+        key = _SORTS[sort]
+        order = sorted(self._totals.values(), key=lambda each: (-key(each), each.statement.fingerprint))
+        return [each.statement.fingerprint for each in order] + ([OTHER] if self._other else [])
+
+    def statement(self, fingerprint: str) -> StatementView | None:
+        """A statement with its totals; None when it is not remembered."""
+        totals = self._other if fingerprint == OTHER else self._totals.get(fingerprint)
+        return totals.view() if totals else None
+
+    def findings(self) -> list[FindingView]:
+        """All findings, by severity, confidence and time; the gravest first."""
+        return sorted((view for _, view in self._findings.values()), key=gravity)
+
+    def finding(self, identity: str) -> FindingView | None:
+        """A finding by its id; None when there is none."""
+        known = self._findings.get(identity)
+        return known[1] if known else None
+
+    def findings_since(self, revision: int) -> list[tuple[int, FindingView]]:
+        """The findings that changed after a revision, each with its own, in the order of their changes."""
+        changed: list[tuple[int, FindingView]] = []
+        for each in reversed(self._findings.values()):
+            if each[0] <= revision:
+                break
+            changed.append(each)
+        return changed[::-1]
+
+    def report(self, session: SessionView) -> Report:
+        """Everything that is remembered, as it stands."""
+        return Report(
+            session=cleaned(replace(session, evicted=dict(self.evicted))),
+            findings=self.findings(),
+            statements=list(self._views()),
+        )
+
+    def _views(self) -> Iterator[StatementView]:
+        for fingerprint in self.statements():
+            view = self.statement(fingerprint)
+            if view is not None:
+                yield view
+
+    def _evict_statement(self) -> None:
+        _, totals = self._totals.popitem(last=False)
+        self.evicted["statements"] += 1
+        if self._other is None:
+            self._other = _Totals(Statement(OTHER, "(statements that are no longer remembered)", "", "utility"), ())
+        self._other.take(totals)
+
+
+class _Totals:
+    """Running totals of one statement."""
+
+    __slots__ = ("calls", "errors", "latencies", "max_ns", "rows", "statement", "tables", "total_ns")
+
+    def __init__(self, statement: Statement, tables: Sequence[str]) -> None:
+        self.statement = statement
+        self.tables = tables
+        self.calls = 0
+        self.rows = 0
+        self.total_ns = 0
+        self.max_ns = 0
+        self.errors = 0
+        self.latencies = Latencies()
+
+    def add(self, execution: Execution) -> None:
+        duration = execution.duration_ns
+        self.calls += 1
+        self.rows += execution.rows
+        self.total_ns += duration
+        if duration > self.max_ns:
+            self.max_ns = duration
+        if execution.sqlstate is not None:
+            self.errors += 1
+        self.latencies.add(duration)
+
+    def take(self, other: _Totals) -> None:
+        self.calls += other.calls
+        self.rows += other.rows
+        self.total_ns += other.total_ns
+        self.max_ns = max(self.max_ns, other.max_ns)
+        self.errors += other.errors
+        self.latencies.take(other.latencies)
+
+    def quantile(self, q: float) -> int:
+        return min(self.max_ns, self.latencies.quantile(q))
+
+    def view(self) -> StatementView:
+        return StatementView(
+            fingerprint=self.statement.fingerprint,
+            sql=clean(self.statement.sql),
+            kind=self.statement.kind,
+            tables=[clean(table) for table in self.tables],
+            calls=self.calls,
+            rows=self.rows,
+            total_ms=milliseconds(self.total_ns),
+            mean_ms=milliseconds(self.total_ns // self.calls),
+            p50_ms=milliseconds(self.quantile(0.50)),
+            p95_ms=milliseconds(self.quantile(0.95)),
+            p99_ms=milliseconds(self.quantile(0.99)),
+            max_ms=milliseconds(self.max_ns),
+            errors=self.errors,
+        )
+
+
+_SORTS: Final[dict[Sort, Callable[[_Totals], int]]] = {
+    "total": lambda totals: totals.total_ns,
+    "calls": lambda totals: totals.calls,
+    "mean": lambda totals: totals.total_ns // totals.calls,
+    "p95": lambda totals: totals.quantile(0.95),
+    "max": lambda totals: totals.max_ns,
+    "rows": lambda totals: totals.rows,
+    "errors": lambda totals: totals.errors,
+}
+SORTS: Final[tuple[Sort, ...]] = tuple(_SORTS)
+
+
+def gravity(view: FindingView) -> tuple[int, int, float, str]:
+    """Sort key: the gravest finding first."""
+    return (-SEVERITIES.index(view.severity), -CONFIDENCES.index(view.confidence), -view.total_ms, view.id)
+
+
+def _first(finding: Finding, anchor: Anchor) -> FindingView:
+    at = anchor.iso(finding.at_ns)
+    return FindingView(
+        id=finding.id,
+        rule=finding.rule,
+        severity=finding.severity,
+        confidence=finding.confidence,
+        title=finding.title,
+        fingerprints=list(finding.fingerprints[:_MAX_FINGERPRINTS]),
+        sql=finding.sql,
+        count=finding.count,
+        total_ms=milliseconds(finding.total_ns),
+        unit=finding.unit,
+        evidence=finding.evidence,
+        suggestion=finding.suggestion,
+        first_seen=at,
+        last_seen=at,
+    )
+
+
+def _merged(known: FindingView, finding: Finding, anchor: Anchor) -> FindingView:
+    fresh = _first(finding, anchor)
+    telling = fresh if finding.cumulative or _weight(fresh) >= _weight(known) else known
+    fingerprints = dict.fromkeys((*known.fingerprints, *fresh.fingerprints))
+    return replace(
+        telling,
+        severity=max(known.severity, fresh.severity, key=SEVERITIES.index),
+        confidence=max(known.confidence, fresh.confidence, key=CONFIDENCES.index),
+        fingerprints=list(fingerprints)[:_MAX_FINGERPRINTS],
+        count=fresh.count if finding.cumulative else known.count + fresh.count,
+        total_ms=fresh.total_ms if finding.cumulative else round(known.total_ms + fresh.total_ms, 3),
+        evidence=telling.evidence if finding.cumulative else _with_units(telling.evidence, known, fresh),
+        first_seen=min(known.first_seen, fresh.first_seen),
+        last_seen=max(known.last_seen, fresh.last_seen),
+    )
+
+
+def _weight(view: FindingView) -> tuple[int, int, int]:
+    """How much an occurrence says; of the loops, the longest."""
+    evidence = view.evidence
+    length = evidence.executions if isinstance(evidence, LoopEvidence | RepeatEvidence) else 0
+    return (CONFIDENCES.index(view.confidence), SEVERITIES.index(view.severity), length)
+
+
+def _with_units(evidence: Evidence, known: FindingView, fresh: FindingView) -> Evidence:
+    earlier, later = known.evidence, fresh.evidence
+    if (
+        isinstance(evidence, LoopEvidence | RepeatEvidence)
+        and isinstance(earlier, LoopEvidence | RepeatEvidence)
+        and isinstance(later, LoopEvidence | RepeatEvidence)
+    ):
+        return replace(evidence, units=earlier.units + later.units)
+    return evidence
