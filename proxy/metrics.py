@@ -1,8 +1,8 @@
 """Prometheus metrics of one session: everything of the contract's list, with a bound on every label.
 
 Enters: executions, findings, what the relay counts. Leaves: a registry and its exposition, OpenMetrics where it is
-asked for. Out of scope: HTTP. One collector draws all families when it is scraped; observing is plain arithmetic on slotted
-records, since a prometheus_client counter costs a lock and a look-up each.
+asked for. Out of scope: HTTP. One collector draws all families when it is scraped; observing is plain arithmetic on
+slotted records, since a prometheus_client counter costs a lock and a look-up each.
 
 What strangers send (database names, SQLSTATEs, commands, tables) enters a label after it was admitted, up to a cap; the
 rest is `other`. Fingerprints are admitted for good: a member that came and went would leave a new series at each turn.
