@@ -6,6 +6,7 @@ Source: the send functions in `src/backend/utils/adt`, OIDs from `pg_type.dat`.
 
 from __future__ import annotations
 
+import math
 import struct
 import uuid
 from collections.abc import Callable
@@ -66,18 +67,36 @@ def _number(layout: struct.Struct) -> _Decode:
     return lambda raw: str(layout.unpack(raw)[0])
 
 
-def _float(layout: struct.Struct, digits: int) -> _Decode:
-    special = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
+def _float(layout: struct.Struct, digits: int, fixed: int) -> _Decode:
+    """`digits` are enough to tell all such floats apart; from 10^`fixed` on they are printed with an exponent."""
 
     def decode(raw: bytes) -> str:
         value = layout.unpack(raw)[0]
-        # The shortest text that reads back as the same float, as the server's extra_float_digits = 1 prints it.
-        text = next(
-            (t for n in range(1, digits) if layout.pack(float(t := f"{value:.{n}g}")) == raw), f"{value:.{digits}g}"
-        )
-        return special.get(text) or (text.removesuffix(".0"))
+        if not math.isfinite(value):
+            return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+        if value == 0:
+            return "-0" if math.copysign(1, value) < 0 else "0"
+        return _shortest(next(t for n in range(digits) if _same(layout, t := f"{value:.{n}e}", raw)), fixed)
 
     return decode
+
+
+def _same(layout: struct.Struct, text: str, raw: bytes) -> bool:
+    try:
+        return layout.pack(float(text)) == raw
+    except OverflowError:
+        return False
+
+
+def _shortest(scientific: str, fixed: int) -> str:
+    """`d.ddde+xx` as float8out prints it: with an exponent only where the number is very small or large."""
+    mantissa, exponent = scientific.split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    power = int(exponent)
+    if not -5 < power < fixed:
+        return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02}"
+    digits = len(mantissa.replace("-", "").replace(".", ""))
+    return f"{float(scientific):.{max(0, digits - 1 - power)}f}"
 
 
 def _bytea(raw: bytes) -> str:
@@ -223,8 +242,8 @@ _BINARY: Final[dict[int, _Decode]] = {
     26: _number(_U4),
     114: _text,
     650: _inet,
-    700: _float(_F4, 9),
-    701: _float(_F8, 17),
+    700: _float(_F4, 9, 6),
+    701: _float(_F8, 17, 15),
     790: _money,
     829: _macaddr,
     869: _inet,
