@@ -149,7 +149,7 @@ def test_the_build_context_holds_what_the_image_copies() -> None:
 def test_the_compose_file_holds_together() -> None:
     services = COMPOSE["services"]
     assert set(COMPOSE) == {"services"}
-    assert {"postgres", "application", "pgtattle", "prometheus"} == set(services)
+    assert {"postgres", "bookshop", "application", "pgtattle", "prometheus"} == set(services)
     stages = dockerfile()
     for name, service in services.items():
         assert ("image" in service) != ("build" in service), name
@@ -160,8 +160,8 @@ def test_the_compose_file_holds_together() -> None:
             assert build["target"] in stages
         for other, condition in service.get("depends_on", {}).items():
             checked = "healthcheck" in services[other] or services[other].get("build", {}).get("target") == "runtime"
-            assert condition == {"condition": "service_healthy"}
-            assert checked, f"{name} waits for {other}, which has no health check"
+            waits = "service_healthy" if checked else "service_completed_successfully"
+            assert condition == {"condition": waits}, f"{name} waits for {other}"
         for volume in service.get("volumes", []):
             assert (DOCKER / volume.split(":")[0]).is_file()
         for port in service.get("ports", []):
@@ -173,8 +173,7 @@ def test_the_compose_file_holds_together() -> None:
 def test_the_addresses_in_the_configurations_are_those_of_the_image() -> None:
     command = json.loads(dockerfile()["runtime"].last("CMD"))
     listen, metrics = (command[command.index(flag) + 1].rsplit(":", 1)[1] for flag in ("--listen", "--metrics"))
-    (application,) = COMPOSE["services"]["application"]["command"]
-    assert f"@pgtattle:{listen}/" in application
+    assert f"@pgtattle:{listen}/" in COMPOSE["services"]["application"]["command"][0]
     scrape = yaml.safe_load(PROMETHEUS.read_text(encoding="utf-8"))["scrape_configs"][0]
     assert scrape["static_configs"] == [{"targets": [f"pgtattle:{metrics}"]}]
 
@@ -188,6 +187,19 @@ def test_docker_compose_reads_the_compose_file() -> None:
     )
     assert read.returncode == 0, read.stderr
     assert set(yaml.safe_load(read.stdout)["services"]) == set(COMPOSE["services"])
+
+
+def test_the_compose_files_application_works_through_the_proxy(serve: Serve, database: Database) -> None:
+    (script,) = COMPOSE["services"]["bookshop"]["command"]
+    environment = {**os.environ, "PGPASSWORD": database.password}
+    placed = script.replace("postgresql://bookshop@postgres:5432/bookshop", database.dsn_without_password)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", placed], env=environment, check=True)
+    *_, module = json.loads(dockerfile()["demo"].last("ENTRYPOINT"))
+    served = serve(database)
+    command = [sys.executable, "-m", module, served.database.dsn_without_password, "--seconds", "2"]
+    subprocess.run(command, env=environment, check=True)
+    assert served.report().session.executions > 100
 
 
 def debian_prometheus(program: str) -> str:
