@@ -1,0 +1,139 @@
+"""`n-plus-one`: one query of a unit of work drove many others, each with another value.
+
+Enters: complete units. Leaves: a finding per loop and unit; its subject is the repeated query. Out of scope: writes in
+a loop, and the proof that an earlier result held the values: without it, and without a request's own id, a loop alone
+accuses nobody and stays `info`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.repetition import Repetition, Repetitions
+from pgtattle.proxy.events import Unit
+from pgtattle.proxy.schema import Confidence, LoopEvidence, Severity, Suggestion, UnitRef
+
+MANY: Final = 10
+
+# By the `framework` or `db_driver` tag: what the batch is called there.
+_EAGER: Final = (
+    ("django", "select_related() or prefetch_related()"),
+    ("sqlalchemy", "selectinload() or joinedload()"),
+    ("rails", "includes() or preload()"),
+    ("activerecord", "includes() or preload()"),
+    ("laravel", "with()"),
+    ("eloquent", "with()"),
+    ("hibernate", "JOIN FETCH or @BatchSize"),
+    ("spring", "JOIN FETCH or @BatchSize"),
+    ("prisma", "include, or one findMany() with in"),
+    ("sequelize", "include"),
+    ("typeorm", "relations or leftJoinAndSelect()"),
+    ("entityframework", "Include()"),
+    ("gorm", "Preload()"),
+)
+_LOOK_UP: Final = re.compile(
+    r"SELECT (?P<columns>[^()$]+) FROM (?P<table>[\w.\"]+)(?: (?:AS )?(?!WHERE\b)\w+)? "
+    r"WHERE (?P<key>[\w.\"]+) = \$1(?P<order> ORDER BY [\w.\", ]+)?"
+)
+
+
+class NPlusOne(Analyzer):
+    """Accuses loops: surely where the unit has a request's id, as a hint elsewhere."""
+
+    rules = ("n-plus-one",)
+
+    def __init__(self, repetitions: Repetitions) -> None:
+        self._repetitions = repetitions
+
+    def unit(self, unit: Unit) -> Iterable[Finding]:
+        """The loops of a complete unit."""
+        return [
+            _finding(unit, loop) for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)
+        ]
+
+
+def _heard(unit: Unit, loop: Repetition) -> bool:
+    """A connection may serve one request after another: without a mark, something must have given the values."""
+    if unit.confidence == "strong" or unit.kind == "transaction":
+        return True
+    before = loop.read_before
+    enough = unit.kind == "connection" or len(loop.executions) >= MANY
+    return enough and before is not None and before.rows >= loop.distinct
+
+
+def _finding(unit: Unit, loop: Repetition) -> Finding:
+    count = len(loop.executions)
+    before = loop.read_before
+    parent = before if before is not None and before.rows in (count, loop.distinct) else None
+    severity: Severity = "info"
+    confidence: Confidence = "candidate"
+    if unit.confidence == "strong":
+        severity, confidence = ("high" if count >= MANY else "medium"), "likely"
+    first = loop.executions[0]
+    place = "burst of one connection" if unit.kind == "burst" else unit.kind
+    route = f" (route {unit.route})" if unit.route else ""
+    return Finding(
+        rule="n-plus-one",
+        subject=loop.statement.fingerprint,
+        route=unit.route,
+        severity=severity,
+        confidence=confidence,
+        title=f"{count} executions of one query on {loop.table} in one {place}{route}",
+        fingerprints=(loop.statement.fingerprint,),
+        sql=loop.statement.sql,
+        count=count,
+        total_ns=loop.total_ns,
+        unit=UnitRef(kind=unit.kind, key=unit.key, route=unit.route, source=source_of(first.text.tags) or unit.source),
+        evidence=LoopEvidence(
+            executions=count,
+            distinct=loop.distinct,
+            units=1,
+            database_ms=loop.total_ns / 1e6,
+            gap_ms=loop.gap_ns / 1e6,
+            signal=unit.signal,
+            parent=parent.table if parent is not None else "",
+            parent_sql=parent.statement.sql if parent is not None else "",
+        ),
+        suggestion=Suggestion(
+            text=_advice(unit, loop, parent.table if parent is not None else ""), sql=batched(loop.statement.sql)
+        ),
+        at_ns=unit.ended_ns,
+    )
+
+
+def _advice(unit: Unit, loop: Repetition, parent: str) -> str:
+    count = len(loop.executions)
+    how = "in one query: a join, or = ANY($1) with a list"
+    tagged = (execution.text.tags for execution in unit.executions if execution.text.tags)
+    names = " ".join({f"{tags.get('framework', '')} {tags.get('db_driver', '')}".lower() for tags in tagged})
+    for name, eager in _EAGER:
+        if name in names:
+            how = f"at once with {eager}"
+            break
+    words = [f"Load all {loop.distinct} values {how}"]
+    if parent:
+        words.append(f"the values are likely those of the query on {parent} before")
+    if loop.distinct < count:
+        words.append(f"{count - loop.distinct} of the {count} executions repeat an earlier value")
+    return "; ".join(words) + "."
+
+
+def batched(sql: str) -> str:
+    """A candidate for one query in place of the loop, where it is trivial and right; else empty.
+
+    Right means: a plain look-up by one column, with that column among the result's, so that the rows can be told apart.
+    """
+    match = _LOOK_UP.fullmatch(sql)
+    if match is None or match["columns"].startswith("DISTINCT"):
+        return ""
+    key = match["key"]
+    columns = [column.strip().partition(" ")[0] for column in match["columns"].split(",")]
+    bare = key.rpartition(".")[2]
+    if not any(column in (key, bare, "*") or column.endswith(".*") for column in columns):
+        return ""
+    return sql.replace(f"{key} = $1", f"{key} = ANY($1)", 1)

@@ -1,0 +1,293 @@
+"""`unparameterized`: the application pastes values into SQL text.
+
+Enters: executions. Leaves: a cumulative finding per statement of an application that otherwise binds, and one per
+application that never does. Out of scope: text that changes its structure with a value, and plan caches.
+
+Whether a connection binds decides what pasted text means. A connection that never did belongs to a driver that binds
+in the client (psycopg2, Django's default): its text is escaped, and one `info` for the whole application says so. On a
+connection that binds, a statement with varying literals was put together by hand. Until a connection binds it counts
+for the first class; its early executions move over when it does.
+
+Values are kept as hashes, so that nothing a user typed stays in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.repetition import is_catalogue, is_tool
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.proxy.events import ConnectionClass, Execution, Slot, Text
+from pgtattle.proxy.schema import PastedEvidence, Severity, Suggestion
+
+MIN_EXECUTIONS: Final = 20
+MIN_VALUES: Final = 10
+MIN_STATEMENTS: Final = 3
+MIN_VARYING: Final = 3
+MIXED_SHARE: Final = 0.5
+
+MAX_CONNECTIONS: Final = 1_000
+MAX_CLASSES: Final = 500
+MAX_STATEMENTS: Final = 2_000
+MAX_SLOTS: Final = 8
+MAX_VALUES: Final = 64
+MAX_TEXTS: Final = 1_024
+MAX_EARLY: Final = 10
+MAX_EARLY_TEXT: Final = 2_000
+MAX_NAMED: Final = 20
+
+_CLAUSES: Final = frozenset(("where", "set", "values", "having", "on"))
+# A literal that is a type's or an operator's, not a value of the user: casts to moments, and the keys of JSON paths.
+_OF_TYPE: Final = re.compile(r"\s*::\s*(?:date|time|timestamp|interval)")
+_OF_PATH: Final = re.compile(r"(?:->>?|#>>?|\?[|&]?)\s*$")
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]|$)")
+
+
+class _Pasted:
+    """One statement of one class, with literals in it. `values` are hashes by placeholder."""
+
+    __slots__ = ("both", "executions", "next_at", "places", "sample", "statement_slots", "texts", "total_ns", "values")
+
+    def __init__(self, places: frozenset[int]) -> None:
+        self.places = places
+        self.executions = 0
+        self.total_ns = 0
+        self.both = False
+        self.next_at = MIN_EXECUTIONS
+        self.texts: set[int] = set()
+        self.values: dict[int, set[int]] = {}
+        self.sample: dict[int, str] = {}
+
+    def add(self, execution: Execution, slots: list[Slot]) -> None:
+        self.executions += 1
+        self.total_ns += execution.duration_ns
+        self.both = self.both or execution.binds
+        if len(self.texts) < MAX_TEXTS:
+            self.texts.add(hash(execution.text.sql))
+        for slot in slots:
+            seen = self.values.get(slot.number)
+            if seen is None:
+                if len(self.values) >= MAX_SLOTS:
+                    continue
+                seen = self.values[slot.number] = set()
+            if len(seen) < MAX_VALUES:
+                seen.add(hash(slot.value))
+                self.sample[slot.number] = f"<{slot.kind} {len(slot.value)}> in {slot.where}"
+
+    @property
+    def most_values(self) -> int:
+        return max(map(len, self.values.values()), default=0)
+
+
+class _Class:
+    """One class: executions that bind, that paste, and the statements that do the latter with different values."""
+
+    __slots__ = ("bound", "next_at", "pasted", "total_ns", "varying")
+
+    def __init__(self) -> None:
+        self.bound = 0
+        self.pasted = 0
+        self.total_ns = 0
+        self.varying: dict[str, int] = {}
+        self.next_at = MIN_EXECUTIONS
+
+
+class _Connection:
+    """Whether a connection binds, and what it pasted before it was known to."""
+
+    __slots__ = ("binds", "early", "tool")
+
+    def __init__(self, tool: bool) -> None:
+        self.binds = False
+        self.tool = tool
+        self.early: list[Execution] = []
+
+
+class Unparameterized(Analyzer):
+    """Follows every class of connections and every statement that carries literals."""
+
+    rules = ("unparameterized",)
+
+    def __init__(self, facts: FactsCache) -> None:
+        self._facts = facts
+        self._connections: Bounded[int, _Connection] = Bounded(MAX_CONNECTIONS)
+        self._classes: Bounded[ConnectionClass, _Class] = Bounded(MAX_CLASSES)
+        self._pasted: Bounded[tuple[ConnectionClass, str], _Pasted] = Bounded(MAX_STATEMENTS)
+
+    def execution(self, execution: Execution) -> Iterable[Finding]:
+        """Count an execution; a finding when a threshold is crossed, then at each doubling."""
+        text = execution.text
+        if not text.slots or text.statement.kind not in ("read", "write"):
+            return ()
+        record = execution.connection
+        connection = self._connections.get(record.id)
+        if connection is None:
+            connection = _Connection(is_tool(record.application))
+            self._connections.put(record.id, connection)
+        if connection.tool:
+            return ()
+        if execution.binds:
+            if not connection.binds:
+                connection.binds = True
+                self._move(connection)
+            self._class(_class_of(execution, True)).bound += 1
+        literals = [slot for slot in text.slots if not slot.parameter and slot.where in _CLAUSES]
+        if not literals or text.truncated or text.tags.get("pgtattle") == "ignore":
+            return ()
+        if execution.siblings > 1 and execution.protocol == "simple":
+            # A script: fixtures, migrations, a driver's batch.
+            return ()
+        if not connection.binds and len(connection.early) < MAX_EARLY and len(text.sql) <= MAX_EARLY_TEXT:
+            connection.early.append(execution)
+        return self._paste(execution, literals, connection.binds)
+
+    def _paste(self, execution: Execution, literals: list[Slot], binds: bool) -> Iterable[Finding]:
+        key = _class_of(execution, binds)
+        statement = execution.text.statement
+        pasted = self._pasted.get((key, statement.fingerprint))
+        if pasted is None:
+            pasted = _Pasted(self._places(execution.text))
+            self._pasted.put((key, statement.fingerprint), pasted)
+        slots = [slot for slot in literals if slot.number in pasted.places and _is_value(slot)]
+        if not slots:
+            return ()
+        pasted.add(execution, slots)
+        of_class = self._class(key)
+        of_class.pasted += 1
+        of_class.total_ns += execution.duration_ns
+        if not binds:
+            if pasted.most_values >= MIN_VARYING:
+                if statement.fingerprint in of_class.varying or len(of_class.varying) < MAX_STATEMENTS:
+                    of_class.varying[statement.fingerprint] = pasted.executions
+                if of_class.pasted >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
+                    of_class.next_at = 2 * of_class.pasted
+                    return (_of_application(key, of_class, execution),)
+        elif pasted.executions >= pasted.next_at and pasted.most_values >= MIN_VALUES:
+            pasted.next_at = 2 * pasted.executions
+            return (self._of_statement(key, of_class, pasted, execution),)
+        return ()
+
+    def _move(self, connection: _Connection) -> None:
+        """What a connection pasted before its first bound parameter belongs to the class that binds."""
+        for execution in connection.early:
+            before = _class_of(execution, False)
+            pasted = self._pasted.get((before, execution.text.statement.fingerprint))
+            if pasted is not None:
+                pasted.executions -= 1
+            of_class = self._class(before)
+            of_class.pasted -= 1
+            if pasted is not None and pasted.executions <= 0:
+                of_class.varying.pop(execution.text.statement.fingerprint, None)
+            self._paste(execution, [s for s in execution.text.slots if not s.parameter and s.where in _CLAUSES], True)
+        connection.early = []
+
+    def _class(self, key: ConnectionClass) -> _Class:
+        found = self._classes.get(key)
+        if found is None:
+            found = _Class()
+            self._classes.put(key, found)
+        return found
+
+    def _places(self, text: Text) -> frozenset[int]:
+        """The placeholders of a statement where a pasted value counts."""
+        if all(map(is_catalogue, self._facts.of(text).tables)):
+            return frozenset()
+        sql = text.statement.sql
+        places: set[int] = set()
+        for slot in text.slots:
+            place = re.search(rf"\${slot.number}(?!\d)", sql)
+            if place and not _OF_TYPE.match(sql, place.end()) and not _OF_PATH.search(sql[: place.start()][-8:]):
+                places.add(slot.number)
+        # Frameworks write lists of ids into the text themselves; their length is another matter.
+        return frozenset(places - {number for number, _ in text.lists if not _has_rows(sql, number)})
+
+    def _of_statement(self, key: ConnectionClass, of_class: _Class, pasted: _Pasted, execution: Execution) -> Finding:
+        statement = execution.text.statement
+        share = of_class.bound / max(1, of_class.bound + of_class.pasted)
+        severity: Severity = "high" if pasted.both or share >= MIXED_SHARE else "medium"
+        tables = ", ".join(self._facts.of(execution.text).tables[:3])
+        values = pasted.most_values
+        often = f"{values}+" if values >= MAX_VALUES else str(values)
+        varying = sorted(number for number, seen in pasted.values.items() if len(seen) >= MIN_VALUES)
+        return Finding(
+            rule="unparameterized",
+            subject=statement.fingerprint,
+            severity=severity,
+            confidence="likely",
+            title=f"values pasted into a {statement.command} on {tables}: {often} different ones in "
+            f"{pasted.executions} executions, where {key.application} binds {share:.0%} of its queries",
+            fingerprints=(statement.fingerprint,),
+            sql=statement.sql,
+            count=pasted.executions,
+            total_ns=pasted.total_ns,
+            evidence=PastedEvidence(
+                application=key.application,
+                executions=pasted.executions,
+                texts=len(pasted.texts),
+                slots=[f"${number}" for number in varying],
+                values=values,
+                bound_share=share,
+                statements=1,
+                examples=[pasted.sample[number] for number in varying],
+            ),
+            suggestion=Suggestion(
+                text=f"Pass {', '.join(f'${number}' for number in varying)} as bound parameters, as the rest of the "
+                "application does: pasted values are open to injection and cost a plan each.",
+                sql=statement.sql,
+            ),
+            at_ns=execution.ended_ns,
+            cumulative=True,
+        )
+
+
+def _of_application(key: ConnectionClass, of_class: _Class, execution: Execution) -> Finding:
+    statements = len(of_class.varying)
+    most = sorted(of_class.varying, key=lambda fingerprint: -of_class.varying[fingerprint])[:MAX_NAMED]
+    return Finding(
+        rule="unparameterized",
+        subject="\0".join((key.application, key.database, key.client_host)),
+        severity="info",
+        confidence="likely",
+        title=f"{key.application} binds no parameters: {statements} statements carry their values in the text",
+        fingerprints=tuple(most),
+        count=of_class.pasted,
+        total_ns=of_class.total_ns,
+        evidence=PastedEvidence(
+            application=key.application,
+            executions=of_class.pasted,
+            texts=0,
+            slots=[],
+            values=0,
+            bound_share=0.0,
+            statements=statements,
+            examples=[],
+        ),
+        suggestion=Suggestion(
+            text="Its driver binds in the client, which is safe where the driver does the quoting, but each text is "
+            "planned anew and hand-made SQL cannot be told apart. Bind in the server: psycopg 3, in Django "
+            "OPTIONS = {'server_side_binding': True}, in pgjdbc preferQueryMode=extended."
+        ),
+        at_ns=execution.ended_ns,
+        cumulative=True,
+    )
+
+
+def _class_of(execution: Execution, binds: bool) -> ConnectionClass:
+    record = execution.connection
+    return ConnectionClass(record.application or record.user, record.database, record.client_host, binds)
+
+
+def _is_value(slot: Slot) -> bool:
+    """False for what code writes as a constant: the empty string, a day or a moment."""
+    return bool(slot.value) and not (slot.kind == "string" and _MOMENT.match(slot.value))
+
+
+def _has_rows(sql: str, number: int) -> bool:
+    """True where a collapsed list is a column of VALUES."""
+    place = re.search(rf"\${number}(?!\d)", sql)
+    return place is not None and "VALUES" in sql[: place.start()]

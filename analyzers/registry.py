@@ -1,0 +1,38 @@
+"""All rules, and the analyzers that speak for them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.missing_index import MissingIndex
+from pgtattle.analyzers.n_plus_one import NPlusOne
+from pgtattle.analyzers.parameters import Unparameterized
+from pgtattle.analyzers.repeated_read import RepeatedRead
+from pgtattle.analyzers.repetition import Repetitions
+from pgtattle.analyzers.slow_query import SlowQuery
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.proxy.settings import RuleSettings
+
+RULES: Final = {
+    "n-plus-one": "one query of a unit of work drove many others, each with another value",
+    "repeated-read": "the same query with the same values, again and again in one unit of work",
+    "missing-index": "a filter, join or sort that an index would serve",
+    "unparameterized": "the application pastes values into SQL text",
+    "slow-query": "executions over the latency target",
+}
+"""Each rule and what it says, in one line."""
+
+
+def analyzers(settings: RuleSettings, facts: FactsCache | None = None) -> list[Analyzer]:
+    """The analyzers of all rules that are not disabled, sharing one cache of facts."""
+    facts = facts or FactsCache()
+    repetitions = Repetitions(settings, facts)
+    every: list[Analyzer] = [
+        NPlusOne(repetitions),
+        RepeatedRead(repetitions),
+        MissingIndex(settings, facts),
+        Unparameterized(facts),
+        SlowQuery(settings, facts),
+    ]
+    return [analyzer for analyzer in every if not set(analyzer.rules) <= set(settings.disable)]

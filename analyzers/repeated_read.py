@@ -1,0 +1,92 @@
+"""`repeated-read`: the same query with the same values, again and again in one unit of work.
+
+Enters: complete units. Leaves: a finding per repetition and unit. Out of scope: repetitions across units, and polls: a
+client that waits between two looks wants to see a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.repetition import Repetition, Repetitions
+from pgtattle.proxy.events import Unit
+from pgtattle.proxy.schema import Confidence, RepeatEvidence, Severity, Suggestion, UnitRef
+
+MANY: Final = 10
+POLL_GAP_NS: Final = 250_000_000
+
+
+class RepeatedRead(Analyzer):
+    """Finds what could be remembered for the length of a unit."""
+
+    rules = ("repeated-read",)
+
+    def __init__(self, repetitions: Repetitions) -> None:
+        self._repetitions = repetitions
+
+    def unit(self, unit: Unit) -> Iterable[Finding]:
+        """The repeated reads of a complete unit."""
+        return [
+            _finding(unit, repeat)
+            for repeat in self._repetitions.of(unit)
+            if repeat.shape == "repeat" and _heard(unit, repeat) and not _is_poll(repeat)
+        ]
+
+
+def _heard(unit: Unit, repeat: Repetition) -> bool:
+    """A burst may be many requests that each read once."""
+    return unit.kind != "burst" or len(repeat.executions) >= MANY
+
+
+def _is_poll(repeat: Repetition) -> bool:
+    executions = repeat.executions
+    gaps = [after.started_ns - before.ended_ns for before, after in pairwise(executions)]
+    return median(gaps) > POLL_GAP_NS
+
+
+def _finding(unit: Unit, repeat: Repetition) -> Finding:
+    count = len(repeat.executions)
+    severity: Severity = "low"
+    confidence: Confidence = "likely"
+    if unit.confidence == "strong":
+        severity = "medium" if count >= MANY else "low"
+    elif unit.confidence == "weak":
+        severity, confidence = "info", "candidate"
+    place = "burst of one connection" if unit.kind == "burst" else unit.kind
+    route = f" (route {unit.route})" if unit.route else ""
+    return Finding(
+        rule="repeated-read",
+        subject=repeat.statement.fingerprint,
+        route=unit.route,
+        severity=severity,
+        confidence=confidence,
+        title=f"{count} times the same read of {repeat.table} in one {place}{route}",
+        fingerprints=(repeat.statement.fingerprint,),
+        sql=repeat.statement.sql,
+        count=count,
+        total_ns=repeat.total_ns,
+        unit=UnitRef(
+            kind=unit.kind,
+            key=unit.key,
+            route=unit.route,
+            source=source_of(repeat.executions[0].text.tags) or unit.source,
+        ),
+        evidence=RepeatEvidence(
+            executions=count,
+            distinct=repeat.distinct,
+            units=1,
+            database_ms=repeat.total_ns / 1e6,
+            signal=unit.signal,
+        ),
+        suggestion=Suggestion(
+            text=f"Read it once and keep the result for the length of the {place}: "
+            f"{count - 1} of {count} executions asked what was known already."
+        ),
+        at_ns=unit.ended_ns,
+    )

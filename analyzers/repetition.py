@@ -1,0 +1,351 @@
+"""What kind of repetition a query of one unit is: a loop over values, the same read again, or neither.
+
+Enters: a unit of work. Leaves: its repetitions, each with the shape that decides which rule may speak of it: a `loop`
+or a `repeat`, never both. Out of scope: severity and words, which are the rules'.
+
+The order of the questions is the point: batches, retries, pages, lists and check-then-write all look like loops and are
+none. What cannot be told for sure (values that were cut or not seen) is no repetition.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Final, Literal, NamedTuple
+
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.proxy.events import Execution, Statement, Unit
+from pgtattle.proxy.settings import RuleSettings
+
+Values = tuple[str | None, ...]
+
+# Most of a group must look like a batch, a list or a check for the whole to be one.
+MOST: Final = 0.8
+# Below this share of different values it is a cache that is missing, not a join.
+FEW_VALUES: Final = 0.2
+# A weak unit that lasts longer is a busy pooled connection, not one piece of work.
+WEAK_SPAN_NS: Final = 5_000_000_000
+
+_RETRYABLE: Final = frozenset(("40001", "40P01", "55P03", "57014"))
+_LOCKS: Final = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share|key\s+share)\b", re.IGNORECASE)
+_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
+_VOLATILE: Final = re.compile(
+    r"\b(?:nextval|random|gen_random_uuid|uuid_generate_v\w+|clock_timestamp|statement_timestamp|timeofday|pg_\w+)\s*\(",
+    re.IGNORECASE,
+)
+_ANY: Final = re.compile(r"\b(?:any|all|unnest)\s*\(", re.IGNORECASE)
+_COMPARED: Final = re.compile(r"(?:<|>|<=|>=)\s*(?:row\s*)?\(?\s*(?:\$\d+\s*,\s*)*$", re.IGNORECASE)
+_TOOLS: Final = re.compile(
+    r"(?:psql|pg_dump|pg_restore|pgadmin|dbeaver|datagrip|tableplus|pgcli|navicat|pgbench|flyway|liquibase|alembic"
+    r"|dbmate|sqitch|golang-migrate|pgtattle)\b",
+    re.IGNORECASE,
+)
+
+
+class Source(NamedTuple):
+    """A query whose rows may have held the values of a loop; `table` names its tables."""
+
+    statement: Statement
+    rows: int
+    table: str
+
+
+class Repetition:
+    """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
+
+    `distinct` counts different values. `read_before` is the last read before the first of them that is itself not
+    repeated: where the values may come from.
+    """
+
+    __slots__ = ("distinct", "executions", "read_before", "shape", "statement", "tables")
+
+    def __init__(
+        self,
+        shape: Literal["loop", "repeat"],
+        executions: Sequence[Execution],
+        distinct: int,
+        tables: tuple[str, ...],
+        read_before: Source | None,
+    ) -> None:
+        self.shape = shape
+        self.executions = executions
+        self.statement: Statement = executions[0].statement
+        self.distinct = distinct
+        self.tables = tables
+        self.read_before = read_before
+
+    @property
+    def total_ns(self) -> int:
+        """Server time of all executions."""
+        return sum(execution.duration_ns for execution in self.executions)
+
+    @property
+    def gap_ns(self) -> int:
+        """Time from the first start to the last end that the server did not work: the client and the network."""
+        span = max(execution.ended_ns for execution in self.executions) - self.executions[0].started_ns
+        return max(0, span - self.total_ns)
+
+    @property
+    def table(self) -> str:
+        """The table's name, or the names of the first three."""
+        return ", ".join(self.tables[:3])
+
+
+class Repetitions:
+    """Finds a unit's repetitions once for all rules that ask."""
+
+    def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
+        self._loop_min = settings.n_plus_one_min
+        self._repeat_min = settings.repeated_read_min
+        self._facts = facts
+        self._unit: Unit | None = None
+        self._found: list[Repetition] = []
+
+    def of(self, unit: Unit) -> list[Repetition]:
+        """The repetitions of a unit, in the order of their first executions."""
+        if unit is not self._unit:
+            self._unit = unit
+            self._found = self._find(unit)
+        return self._found
+
+    def _find(self, unit: Unit) -> list[Repetition]:
+        least = min(self._loop_min, self._repeat_min)
+        executions = unit.executions
+        if len(executions) < least:
+            return []
+        if unit.confidence == "weak" and unit.ended_ns - unit.started_ns > WEAK_SPAN_NS:
+            return []
+        if unit.confidence != "strong" and is_tool(executions[0].connection.application):
+            return []
+        groups: dict[tuple[str, str, str, str], list[int]] = {}
+        paths: dict[int, str] = {}
+        for index, execution in enumerate(executions):
+            statement = execution.text.statement
+            if statement.kind == "read":
+                connection = execution.connection
+                key = (
+                    statement.fingerprint,
+                    connection.database,
+                    connection.user,
+                    paths.get(connection.id, "") if paths else "",
+                )
+                group = groups.get(key)
+                if group is None:
+                    groups[key] = [index]
+                else:
+                    group.append(index)
+            elif statement.command == "SET" and "search_path" in statement.sql.lower():
+                # The same text means other tables from here on.
+                paths[execution.connection.id] = execution.text.sql
+        repeated = [group for group in groups.values() if len(group) >= least]
+        if not repeated:
+            return []
+        members = {index for group in repeated for index in group}
+        found = (self._judge(executions, group, members) for group in repeated)
+        return [repetition for repetition in found if repetition is not None]
+
+    def _judge(self, all_: Sequence[Execution], group: list[int], members: set[int]) -> Repetition | None:
+        text = all_[group[0]].text
+        tables = self._subject(all_[group[0]])
+        if not tables:
+            return None
+        retried = {(e.connection.id, e.transaction) for e in all_ if e.sqlstate and is_retryable(e.sqlstate)}
+        group = [
+            index
+            for index in group
+            if all_[index].sqlstate is None
+            and (not all_[index].transaction or (all_[index].connection.id, all_[index].transaction) not in retried)
+        ]
+        least = min(self._loop_min, self._repeat_min)
+        if len(group) < least or _batched(all_, group):
+            return None
+        executions = [all_[index] for index in group]
+        if not all(map(_values_known, executions)):
+            return None
+        values = _without_clock([execution.values for execution in executions], executions)
+        distinct = Counter(values)
+        before = self._read_before(all_, group[0], members)
+        if len(distinct) >= self._loop_min and len(distinct) > FEW_VALUES * len(group):
+            if _paged(text.statement.sql, executions) or _listed(executions) or self._checks(all_, group, tables):
+                return None
+            return Repetition("loop", executions, len(distinct), tables, before)
+        again = self._unchanged(all_, group, values, tables)
+        if len(again) < self._repeat_min or _VOLATILE.search(text.statement.sql):
+            return None
+        return Repetition("repeat", again, len(distinct), tables, before)
+
+    def _subject(self, execution: Execution) -> tuple[str, ...]:
+        """The tables of a plain SELECT over the user's tables; nothing for what no join or cache would replace."""
+        text = execution.text
+        if text.statement.command not in ("SELECT", "TABLE") or text.truncated:
+            return ()
+        facts = self._facts.of(text)
+        if facts.locks or _LOCKS.search(text.statement.sql):
+            return ()
+        tables = tuple(facts.tables)
+        return () if all(map(is_catalogue, tables)) else tables
+
+    def _read_before(self, all_: Sequence[Execution], first: int, members: set[int]) -> Source | None:
+        for index in range(first - 1, -1, -1):
+            execution = all_[index]
+            if execution.statement.kind == "read" and index not in members and execution.sqlstate is None:
+                tables = self._facts.of(execution.text).tables
+                if tables:
+                    return Source(execution.statement, execution.rows, ", ".join(tables[:3]))
+        return None
+
+    def _checks(self, all_: Sequence[Execution], group: list[int], tables: tuple[str, ...]) -> bool:
+        """True where each read is followed by a write of the same table: a look before a leap, not a loop of reads."""
+        followed = 0
+        for index in group:
+            connection = all_[index].connection.id
+            for execution in all_[index + 1 : index + 8]:
+                if execution.connection.id != connection or execution.statement.kind in ("transaction", "session"):
+                    continue
+                followed += execution.statement.kind == "write" and not set(tables).isdisjoint(
+                    self._facts.of(execution.text).tables
+                )
+                break
+        return followed >= MOST * len(group)
+
+    def _unchanged(
+        self, all_: Sequence[Execution], group: list[int], values: list[Values], tables: tuple[str, ...]
+    ) -> list[Execution]:
+        """The longest row of executions with the same values and no write of their tables in between."""
+        best: list[int] = []
+        rows: dict[Values, list[int]] = {}
+        position = group[0]
+        for index, value in zip(group, values, strict=True):
+            if any(
+                execution.statement.kind in ("write", "ddl", "copy")
+                and not set(tables).isdisjoint(self._facts.of(execution.text).tables or tables)
+                for execution in all_[position:index]
+            ):
+                rows.clear()
+            position = index
+            row = rows.setdefault(value, [])
+            row.append(index)
+            if len(row) > len(best):
+                best = row
+        return [all_[index] for index in best]
+
+
+def is_tool(application: str) -> bool:
+    """True for interactive clients, dumps and migrations, by their application name: they are not the application."""
+    return _TOOLS.match(application) is not None
+
+
+def is_catalogue(table: str) -> bool:
+    """True for a table of the system's own."""
+    name = table.replace('"', "").lower()
+    return name.startswith(("pg_", "information_schema."))
+
+
+def is_retryable(sqlstate: str) -> bool:
+    """True for the errors after which clients try again."""
+    return sqlstate in _RETRYABLE or sqlstate.startswith("08")
+
+
+def _batched(all_: Sequence[Execution], group: list[int]) -> bool:
+    """True where most were sent without waiting for the answer before: in one exchange, or down a pipeline."""
+    exchanges = Counter((all_[index].connection.id, all_[index].exchange) for index in group)
+    batched = 0
+    for index in group:
+        execution = all_[index]
+        if exchanges[execution.connection.id, execution.exchange] > 1:
+            batched += 1
+            continue
+        for before in reversed(all_[max(0, index - 8) : index]):
+            if before.connection.id == execution.connection.id:
+                # The decoder starts a pipelined execution at the end of the one before it.
+                batched += before.statement.kind == "read" and before.ended_ns == execution.started_ns
+                break
+    return batched >= MOST * len(group)
+
+
+def _values_known(execution: Execution) -> bool:
+    """False where two executions could not be told apart: something was cut, or the parameters were not seen."""
+    text = execution.text
+    return (
+        not text.truncated
+        and all(slot.parameter <= len(execution.parameters) for slot in text.slots)
+        and not any(parameter.truncated for parameter in execution.parameters)
+    )
+
+
+def _without_clock(values: list[Values], executions: Sequence[Execution]) -> list[Values]:
+    """The values less the moments that only follow the clock, as in `expires_at > '<now>'`."""
+    width = len(values[0])
+    if any(len(value) != width for value in values):
+        return values
+    span = (executions[-1].ended_ns - executions[0].started_ns) / 1e9 + 1
+    clocks = {column for column in range(width) if _is_clock([value[column] for value in values], span)}
+    if not clocks:
+        return values
+    return [tuple(item for column, item in enumerate(value) if column not in clocks) for value in values]
+
+
+def _is_clock(column: list[str | None], span: float) -> bool:
+    first, last = column[0], column[-1]
+    if first == last or not (first and last and _TIMESTAMP.match(first) and _TIMESTAMP.match(last)):
+        return False
+    if any(before is None or after is None or before > after for before, after in pairwise(column)):
+        return False
+    try:
+        return (datetime.fromisoformat(last[:19]) - datetime.fromisoformat(first[:19])).total_seconds() <= span
+    except ValueError:
+        return False
+
+
+def _varying(executions: Sequence[Execution]) -> set[int] | None:
+    """The placeholders whose values differ; None where the number of values does."""
+    rows = [execution.values for execution in executions]
+    slots = executions[0].text.slots
+    if any(len(row) != len(slots) for row in rows):
+        return None
+    return {slot.number for slot, column in zip(slots, zip(*rows, strict=True), strict=True) if len(set(column)) > 1}
+
+
+def _paged(sql: str, executions: Sequence[Execution]) -> bool:
+    """True where only the page changes: OFFSET, or a keyset condition (`> $1`) under a LIMIT."""
+    varying = _varying(executions)
+    if varying is None:
+        return False
+    slots = executions[0].text.slots
+    limits = {slot.number for slot in slots if slot.where == "limit"}
+    if varying <= limits:
+        return True
+    limited = bool(limits) or " limit " in sql.lower() or " fetch " in sql.lower()
+    return limited and all(number in limits or _compared(sql, number) for number in varying)
+
+
+def _compared(sql: str, number: int) -> bool:
+    place = re.search(rf"\${number}(?!\d)", sql)
+    return place is not None and _COMPARED.search(sql, max(0, place.start() - 80), place.start()) is not None
+
+
+def _listed(executions: Sequence[Execution]) -> bool:
+    """True where most executions ask for several values at once in what varies: chunks of a batch."""
+    varying = _varying(executions)
+    arrays = _ANY.search(executions[0].statement.sql) is not None
+    several = 0
+    for execution in executions:
+        lengths = [length for number, length in execution.text.lists if varying is None or number in varying]
+        if arrays:
+            lengths += [
+                _array_length(value)
+                for slot, value in zip(execution.text.slots, execution.values, strict=True)
+                if varying is None or slot.number in varying
+            ]
+        several += max(lengths, default=1) > 1
+    return several >= MOST * len(executions)
+
+
+def _array_length(value: str | None) -> int:
+    """The number of members of an array in PostgreSQL's text form; 1 for anything else."""
+    if value is None or not (value.startswith("{") and value.endswith("}")):
+        return 1
+    return value.count(",") + 1

@@ -1,0 +1,126 @@
+"""`slow-query`: executions over the latency target.
+
+Enters: executions. Leaves: a cumulative finding per statement. Out of scope: why it is slow, and the time that the
+client took to read, which is not the server's. DDL, transaction control and session commands have no target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.proxy.events import Execution
+from pgtattle.proxy.schema import Severity, SlowEvidence, Suggestion
+from pgtattle.proxy.settings import RuleSettings
+
+MAX_STATEMENTS: Final = 5_000
+ENOUGH: Final = 5
+OFTEN: Final = 0.05
+FAR: Final = 10
+
+_WATCHED: Final = frozenset(("read", "write", "copy"))
+
+
+class _Seen:
+    """One statement so far. `buckets` counts executions by duration, four buckets for each power of two."""
+
+    __slots__ = ("buckets", "executions", "far_over", "max_ns", "next_at", "over", "over_ns", "rows")
+
+    def __init__(self) -> None:
+        self.executions = 0
+        self.over = 0
+        self.far_over = 0
+        self.over_ns = 0
+        self.max_ns = 0
+        self.rows = 0
+        self.next_at = 1
+        self.buckets: dict[int, int] = {}
+
+    def middle_ns(self) -> float:
+        """The median, to the bucket's width (a fifth)."""
+        seen = 0
+        for bucket in sorted(self.buckets):
+            seen += self.buckets[bucket]
+            if 2 * seen >= self.executions:
+                exponent, quarter = divmod(bucket, 4)
+                return min(2.0 ** (exponent - 1) * (1 + (quarter + 0.5) / 4), float(self.max_ns))
+        return 0.0
+
+
+class SlowQuery(Analyzer):
+    """Counts executions against the target, a statement at a time."""
+
+    rules = ("slow-query",)
+
+    def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
+        self._target_ns = int(settings.slow_query_ms * 1e6)
+        self._facts = facts
+        self._seen: Bounded[str, _Seen] = Bounded(MAX_STATEMENTS)
+
+    def execution(self, execution: Execution) -> Iterable[Finding]:
+        """Count an execution; the finding when it is over the target and tells something new."""
+        statement = execution.text.statement
+        if statement.kind not in _WATCHED:
+            return ()
+        seen = self._seen.get(statement.fingerprint)
+        if seen is None:
+            seen = _Seen()
+            self._seen.put(statement.fingerprint, seen)
+        duration = max(0, execution.ended_ns - execution.started_ns - execution.stalled_ns)
+        seen.executions += 1
+        length = duration.bit_length()
+        bucket = 4 * length + ((duration >> (length - 3)) & 3 if length > 3 else 0)
+        seen.buckets[bucket] = seen.buckets.get(bucket, 0) + 1
+        if duration <= self._target_ns or execution.text.tags.get("pgtattle") == "ignore":
+            return ()
+        seen.over += 1
+        seen.far_over += duration > FAR * self._target_ns
+        seen.over_ns += duration
+        if duration > seen.max_ns:
+            seen.max_ns, seen.rows = duration, execution.rows
+        if seen.over < seen.next_at:
+            return ()
+        seen.next_at = seen.over + 1 if seen.over < 2 * ENOUGH else 2 * seen.over
+        return (self._finding(execution, seen),)
+
+    def _finding(self, execution: Execution, seen: _Seen) -> Finding:
+        statement = execution.text.statement
+        often = seen.executions >= ENOUGH and seen.over > OFTEN * seen.executions and seen.over > 1
+        severity: Severity = "low"
+        if often:
+            severity = "high" if seen.far_over > max(1.0, OFTEN * seen.executions) else "medium"
+        elif seen.far_over:
+            severity = "medium"
+        tables = ", ".join(self._facts.of(execution.text).tables[:3])
+        target = self._target_ns / 1e6
+        times = f"{seen.over} of {seen.executions} executions"
+        return Finding(
+            rule="slow-query",
+            subject=statement.fingerprint,
+            severity=severity,
+            confidence="likely",
+            title=f"{statement.command}{f' on {tables}' if tables else ''} took up to {seen.max_ns / 1e6:,.0f} ms: "
+            f"{times} over {target:,.0f} ms",
+            fingerprints=(statement.fingerprint,),
+            sql=statement.sql,
+            count=seen.over,
+            total_ns=seen.over_ns,
+            evidence=SlowEvidence(
+                target_ms=target,
+                executions=seen.executions,
+                over_target=seen.over,
+                p50_ms=seen.middle_ns() / 1e6,
+                max_ms=seen.max_ns / 1e6,
+                rows=seen.rows,
+            ),
+            suggestion=Suggestion(
+                text="Look at its plan with EXPLAIN (ANALYZE, BUFFERS) on the slowest values: a missing index, a bad "
+                "estimate, a lock it waited for, or more rows than the caller needs."
+            ),
+            at_ns=execution.ended_ns,
+            cumulative=True,
+        )

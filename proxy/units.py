@@ -1,0 +1,332 @@
+"""Groups executions to units of work: the executions of one request, job, transaction or burst.
+
+Enters: executions in the order of their ends, and moments. Leaves: complete `Unit` records. No I/O, no clock.
+Out of scope: what a unit means for a rule; learning which applications use a connection a request.
+
+The signals, strongest first; a stronger one overrides:
+
+1. a request, job or correlation id in a fresh comment: the unit may span connections;
+2. a trace id in a fresh comment;
+3. a watched setting (`app.request_id`, PostgREST's `request.*`, an application_name that is an id);
+4. an explicit transaction;
+5. the idle gap of a connection; a changed route tag or a reset of the session ends the unit at once.
+
+Statements without an id (BEGIN, COMMIT, the first ones) go with the id of their transaction or, in autocommit, with the
+neighbour on their connection when it is nearer than the gap. Two connections are joined by the same id only.
+
+A comment is part of a prepared statement's text, so its ids are those of the request that prepared it. Drivers that key
+their cache by the text send an id in its own request only; those that key by an object repeat an old id forever. The
+latter show themselves by an id other than the last fresh one; from then on the connection's old ids count for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Final
+
+from pgtattle.analyzers.origin import (
+    Mark,
+    mark_of_settings,
+    mark_of_tags,
+    route_of,
+    route_of_settings,
+    source_of,
+)
+from pgtattle.proxy.events import Execution, Unit, UnitConfidence, UnitKind
+
+MILLISECOND: Final = 1_000_000
+
+GAP_MIN_NS: Final = 50 * MILLISECOND
+# A unit is on people's screens within half a second of its end, so no gap inside a unit can be longer.
+GAP_MAX_NS: Final = 400 * MILLISECOND
+THINK_TIMES_IN_GAP: Final = 5
+THINK_MIN_NS: Final = MILLISECOND / 10
+MAX_SPAN_NS: Final = 30_000 * MILLISECOND
+MAX_EXECUTIONS: Final = 10_000
+MAX_OPEN: Final = 2_000
+MAX_HELD: Final = 200_000
+
+_in_order = attrgetter("started_ns", "id")
+
+
+class _Open:
+    """A unit that is not complete."""
+
+    __slots__ = (
+        "connections",
+        "done",
+        "ended_ns",
+        "executions",
+        "key",
+        "kind",
+        "mark",
+        "route",
+        "scope",
+        "signal",
+        "source",
+        "started_ns",
+        "transaction",
+    )
+
+    def __init__(self, kind: UnitKind, key: str, signal: str, started_ns: int) -> None:
+        self.kind: UnitKind = kind
+        self.key = key
+        self.signal = signal
+        self.started_ns = started_ns
+        self.ended_ns = 0
+        self.executions: list[Execution] = []
+        self.connections: set[int] = set()
+        self.route = ""
+        self.source = ""
+        self.transaction = 0
+        self.mark: Mark | None = None
+        self.scope = ""
+        self.done = False
+
+
+class _Track:
+    """What is known of one connection. `think_ns` is a running median of the pauses inside units."""
+
+    __slots__ = (
+        "ended_ns",
+        "mark",
+        "old_ids",
+        "scope",
+        "setting_mark",
+        "settings",
+        "settings_transaction",
+        "think_ns",
+        "transaction",
+        "unit",
+        "units",
+    )
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        self.unit: _Open | None = None
+        self.units = 0
+        self.transaction = 0
+        self.mark: Mark | None = None
+        self.ended_ns = 0
+        self.think_ns = float(MILLISECOND)
+        self.settings: object = None
+        self.settings_transaction = 0
+        self.setting_mark: Mark | None = None
+        self.old_ids = False
+
+    @property
+    def gap_ns(self) -> float:
+        """How long the connection may pause inside a unit."""
+        return min(max(GAP_MIN_NS, THINK_TIMES_IN_GAP * self.think_ns), GAP_MAX_NS)
+
+    def paused(self, pause_ns: int) -> None:
+        """Learn from a pause inside a unit: a step towards it, whatever its size, follows the median."""
+        self.think_ns = max(THINK_MIN_NS, self.think_ns * (1.1 if pause_ns > self.think_ns else 1 / 1.1))
+
+
+class Units:
+    """All open units. Bounded: the oldest is completed when there are too many, or too many executions in them."""
+
+    def __init__(self, max_open: int = MAX_OPEN, max_held: int = MAX_HELD) -> None:
+        self._max_open = max_open
+        self._max_held = max_held
+        self._held = 0
+        self._tracks: dict[int, _Track] = {}
+        self._open: dict[_Open, None] = {}
+        self._marked: dict[tuple[str, str, str], _Open] = {}
+
+    def add(self, execution: Execution) -> list[Unit]:
+        """Take an execution; the units that its arrival completed."""
+        tags = execution.text.tags
+        if tags and tags.get("pgtattle") == "ignore":
+            return []
+        complete: list[Unit] = []
+        connection = execution.connection
+        track = self._tracks.get(connection.id)
+        if track is None:
+            track = self._tracks[connection.id] = _Track(connection.application or connection.user)
+        pause_ns = execution.started_ns - track.ended_ns
+        near = pause_ns <= track.gap_ns
+        if near and track.ended_ns:
+            track.paused(pause_ns)
+        if execution.transaction != track.transaction:
+            track.transaction = execution.transaction
+            track.mark = None
+        mark = self._mark(track, execution) if tags or execution.settings else None
+        if mark is None:
+            mark = track.mark
+        unit = (
+            self._local(track, execution, near, complete)
+            if mark is None
+            else self._named(track, execution, mark, near, complete)
+        )
+        track.unit = unit
+        self._put(unit, execution)
+        track.ended_ns = max(track.ended_ns, execution.ended_ns)
+        if len(unit.executions) >= MAX_EXECUTIONS or unit.ended_ns - unit.started_ns >= MAX_SPAN_NS:
+            complete.append(self._complete(unit))
+        if execution.statement.kind == "session" and execution.statement.sql in ("DISCARD ALL", "RESET ALL"):
+            # The connection went back to its pool. A named unit may go on elsewhere.
+            track.unit = None
+            if unit.mark is None and not unit.done:
+                complete.append(self._complete(unit))
+        while self._held > self._max_held or len(self._open) > self._max_open:
+            complete.append(self._complete(next(iter(self._open))))
+        return complete
+
+    def tick(self, now_ns: int, busy: Callable[[int], bool]) -> list[Unit]:
+        """The units that fell silent. All traffic up to `now_ns` was added; `busy` tells of an unanswered request."""
+        silent: list[_Open] = []
+        for unit in self._open:
+            if now_ns - unit.started_ns >= MAX_SPAN_NS or (
+                now_ns - unit.ended_ns > self._patience(unit) and not any(map(busy, unit.connections))
+            ):
+                silent.append(unit)
+        return [self._complete(unit) for unit in silent]
+
+    def closed(self, connection_id: int, now_ns: int) -> list[Unit]:
+        """A connection ended at `now_ns`: so did its unit, unless that has a name and may go on elsewhere."""
+        track = self._tracks.pop(connection_id, None)
+        unit = track.unit if track else None
+        if track is None or unit is None or unit.done or unit.mark is not None:
+            return []
+        if unit.kind == "burst" and track.units == 1 and now_ns - unit.started_ns < MAX_SPAN_NS:
+            unit.kind, unit.signal = "connection", "a connection of its own"
+        return [self._complete(unit)]
+
+    def flush(self) -> list[Unit]:
+        """All open units, oldest first: nothing more comes."""
+        return [self._complete(unit) for unit in list(self._open)]
+
+    def _mark(self, track: _Track, execution: Execution) -> Mark | None:
+        """The name that the execution itself carries, if it is fresh."""
+        tags = execution.text.tags
+        mark = mark_of_tags(tags) if tags else None
+        if mark is not None and execution.reused:
+            last = track.unit.mark if track.unit is not None else None
+            if track.old_ids or last is None or (last.kind, last.id) != (mark.kind, mark.id):
+                track.old_ids = track.old_ids or (last is not None and not last.setting)
+                mark = None
+            elif track.unit is not None and track.unit.done:
+                mark = None
+        if mark is None and execution.settings:
+            if execution.settings is not track.settings or execution.transaction != track.settings_transaction:
+                track.settings, track.settings_transaction = execution.settings, execution.transaction
+                transaction = f"{execution.connection.id}/{execution.transaction}" if execution.transaction else ""
+                track.setting_mark = mark_of_settings(execution.settings, transaction)
+            mark = track.setting_mark
+        return mark
+
+    def _named(self, track: _Track, execution: Execution, mark: Mark, near: bool, complete: list[Unit]) -> _Open:
+        """The unit of a name; what the connection did just before without one joins it."""
+        if execution.transaction:
+            track.mark = mark
+        key = (mark.kind, track.scope, mark.id)
+        unit = self._marked.get(key)
+        before = track.unit
+        if before is not None and (before.done or before.mark is not None):
+            before = None
+        if before is not None:
+            # A setting says where its unit begins; a comment does not.
+            same = (
+                before.transaction == execution.transaction
+                if execution.transaction
+                else before.kind == "burst" and near and not mark.setting
+            )
+            if not same:
+                complete.append(self._complete(before))
+                before = None
+        if unit is None:
+            unit = before or self._begin(mark.kind, mark.id, mark.signal, execution)
+            unit.kind, unit.key, unit.signal = mark.kind, mark.id, mark.signal
+            unit.mark, unit.scope = mark, track.scope
+            self._marked[key] = unit
+        elif before is not None:
+            unit.executions += before.executions
+            unit.connections |= before.connections
+            unit.started_ns = min(unit.started_ns, before.started_ns)
+            unit.ended_ns = max(unit.ended_ns, before.ended_ns)
+            before.done = True
+            del self._open[before]
+        if mark.setting and not unit.route:
+            unit.route = route_of_settings(execution.settings)
+        return unit
+
+    def _local(self, track: _Track, execution: Execution, near: bool, complete: list[Unit]) -> _Open:
+        """The unit of an execution without a name."""
+        unit = track.unit
+        if unit is not None and not unit.done:
+            if unit.mark is not None:
+                if near and not execution.transaction and not unit.mark.setting and not self._is_old(track, execution):
+                    return unit
+            elif unit.transaction == execution.transaction and (
+                execution.transaction or (near and not self._leaves_route(unit, execution))
+            ):
+                return unit
+            else:
+                complete.append(self._complete(unit))
+        track.units += 1
+        if execution.transaction:
+            key = f"{execution.connection.id}/{execution.transaction}"
+            unit = self._begin("transaction", key, "explicit transaction", execution)
+            unit.transaction = execution.transaction
+            return unit
+        return self._begin("burst", str(execution.connection.id), "idle gap of the connection", execution)
+
+    @staticmethod
+    def _is_old(track: _Track, execution: Execution) -> bool:
+        return track.old_ids and execution.reused
+
+    @staticmethod
+    def _leaves_route(unit: _Open, execution: Execution) -> bool:
+        """True where the execution begins something else: another route, or a pool's look at an idle connection."""
+        if execution.statement.kind == "empty":
+            return True
+        if not unit.route or execution.reused or not execution.text.tags:
+            return False
+        route = route_of(execution.text.tags)
+        return bool(route) and route != unit.route
+
+    def _begin(self, kind: UnitKind, key: str, signal: str, execution: Execution) -> _Open:
+        unit = _Open(kind, key, signal, execution.started_ns)
+        self._open[unit] = None
+        return unit
+
+    def _put(self, unit: _Open, execution: Execution) -> None:
+        unit.executions.append(execution)
+        unit.connections.add(execution.connection.id)
+        self._held += 1
+        if execution.ended_ns > unit.ended_ns:
+            unit.ended_ns = execution.ended_ns
+        tags = execution.text.tags
+        if tags:
+            if not unit.route:
+                unit.route = route_of(tags)
+            if not unit.source:
+                unit.source = source_of(tags)
+
+    def _patience(self, unit: _Open) -> float:
+        if unit.kind != "burst":
+            return GAP_MAX_NS
+        tracks: Iterable[_Track | None] = map(self._tracks.get, unit.connections)
+        return max((track.gap_ns for track in tracks if track is not None), default=GAP_MIN_NS)
+
+    def _complete(self, unit: _Open) -> Unit:
+        unit.done = True
+        del self._open[unit]
+        self._held -= len(unit.executions)
+        if unit.mark is not None:
+            self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
+        unit.executions.sort(key=_in_order)
+        confidence: UnitConfidence = "strong" if unit.mark is not None else "weak" if unit.kind == "burst" else "medium"
+        return Unit(
+            id=f"u{unit.executions[0].id}",
+            kind=unit.kind,
+            key=unit.key,
+            confidence=confidence,
+            signal=unit.signal,
+            route=unit.route,
+            source=unit.source,
+            executions=tuple(unit.executions),
+        )
