@@ -177,10 +177,14 @@ class Store:
             changed.append(each)
         return changed[::-1]
 
+    def session(self, session: SessionView) -> SessionView:
+        """The session with what fell out of this memory."""
+        return cleaned(replace(session, evicted=dict(self.evicted)))
+
     def report(self, session: SessionView) -> Report:
         """Everything that is remembered, as it stands."""
         return Report(
-            session=cleaned(replace(session, evicted=dict(self.evicted))),
+            session=self.session(session),
             findings=self.findings(),
             statements=list(self._views()),
         )
