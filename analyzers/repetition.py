@@ -258,11 +258,16 @@ def _batched(all_: Sequence[Execution], group: list[int]) -> bool:
         if exchanges[execution.connection.id, execution.exchange] > 1:
             batched += 1
             continue
+        start = execution.started_ns
         for before in reversed(all_[max(0, index - 8) : index]):
-            if before.connection.id == execution.connection.id:
-                # The decoder starts a pipelined execution at the end of the one before it.
-                batched += before.statement.kind == "read" and before.ended_ns == execution.started_ns
-                break
+            if before.connection.id != execution.connection.id:
+                continue
+            if before.exchange == execution.exchange:
+                start = before.started_ns
+                continue
+            # The decoder starts a pipelined execution at the end of the one before it.
+            batched += before.statement.kind == "read" and before.ended_ns == start
+            break
     return batched >= MOST * len(group)
 
 

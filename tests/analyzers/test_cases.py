@@ -1,0 +1,302 @@
+"""Runs the cases of `tests/cases/*.toml`: traffic in, exactly the expected findings out.
+
+A case is traffic as data; `tests/cases/README.md` says how to write one. Texts, units and analyzers are the real ones;
+what the decoder would have said of transactions and exchanges is worked out here from the statements.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.registry import analyzers
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.events import Connection, Execution, Parameter, Text, Unit
+from pgtattle.proxy.settings import RuleSettings
+from pgtattle.proxy.units import Units
+
+CASES = Path(__file__).parents[1] / "cases"
+MILLISECOND = 1_000_000
+WALL = datetime(2024, 5, 1, 10, 0, 0)
+
+
+class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A connection of a case."""
+
+    user: str = "app"
+    application: str = "shop"
+    database: str = "bookshop"
+    host: str = "10.0.0.1"
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One statement, or several with `each`, done `times` times."""
+
+    sql: str = ""
+    each: tuple[Step, ...] = ()
+    times: int = 1
+    count: str = "n"
+    params: tuple[str, ...] = ()
+    connection: str = "main"
+    gap_ms: float = 1.0
+    duration_ms: float = 1.0
+    stalled_ms: float = 0.0
+    rows: int = 1
+    error: str | None = None
+    reused: bool = False
+    cut: bool = False
+    settings: dict[str, str] = {}
+    pipeline: bool = False
+    parallel: bool = False
+    close: str = ""
+
+
+class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A finding; what is not given is not compared. `title`, `sql` and `suggestion` are parts, the rest is exact."""
+
+    rule: str
+    severity: str | None = None
+    confidence: str | None = None
+    count: int | None = None
+    distinct: int | None = None
+    title: str = ""
+    sql: str = ""
+    suggestion: str = ""
+    rewrite: str | None = None
+    parent: str | None = None
+    kind: str | None = None
+    key: str | None = None
+    route: str | None = None
+    source: str | None = None
+    signal: str | None = None
+
+
+class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Traffic and all that may be said of it."""
+
+    name: str
+    traffic: tuple[Step, ...]
+    expect: tuple[Expected, ...]
+    connections: dict[str, Client] = {}
+    rules: RuleSettings = RuleSettings()
+
+
+def cases() -> list[Any]:
+    found = []
+    for path in sorted(CASES.glob("*.toml")):
+        for table in tomllib.loads(path.read_text())["case"]:
+            case = msgspec.convert(table, Case)
+            found.append(pytest.param(case, id=f"{path.stem}: {case.name}"))
+    return found
+
+
+class Replay:
+    """Plays a case to units and analyzers, with a clock of its own."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.facts = FactsCache()
+        self.texts = Texts()
+        self.units = Units()
+        self.analyzers = analyzers(
+            msgspec.structs.replace(case.rules, disable=("missing-index", *case.rules.disable)), self.facts
+        )
+        self.findings: list[Finding] = []
+        self.now = 1_000 * MILLISECOND
+        self.ticked = self.now
+        self.ids = 0
+        self.exchange = 0
+        self.records: dict[str, Connection] = {}
+        self.transactions: dict[str, int] = {}
+        self.begun: dict[str, int] = {}
+
+    def run(self) -> list[Finding]:
+        for step in self.case.traffic:
+            self.step(step, {})
+        self.complete(self.units.flush())
+        return self.findings
+
+    def step(self, step: Step, counters: dict[str, int]) -> None:
+        if step.close:
+            record = self.record(step.close)
+            self.complete(self.units.closed(record.id, self.now))
+            return
+        repeated = [{**counters, step.count: n} for n in range(1, step.times + 1)] if step.times > 1 else [counters]
+        if step.each:
+            for counted in repeated:
+                for inner in step.each:
+                    self.step(inner, counted)
+            return
+        if step.pipeline:
+            self.exchange_of([pair for counted in repeated for pair in self.read(step, counted)], step)
+            return
+        start = self.now
+        ends = start
+        for counted in repeated:
+            if step.parallel:
+                self.now = start
+            self.exchange_of(self.read(step, counted), step)
+            ends = max(ends, self.now)
+        self.now = ends
+
+    def read(self, step: Step, counters: dict[str, int]) -> list[tuple[str, Text, tuple[Parameter, ...]]]:
+        def filled(text: str) -> str:
+            text = text.replace("{time}", str(WALL + timedelta(microseconds=self.now // 1_000)))
+            return re.sub(r"\{(\w)(?:%(\d+))?\}", number, text)
+
+        def number(match: re.Match[str]) -> str:
+            n = counters[match[1]]
+            return str(n % int(match[2]) if match[2] else n)
+
+        parameters = tuple(
+            Parameter(25, None if value == "NULL" else filled(value), truncated=step.cut) for value in step.params
+        )
+        name = filled(step.connection)
+        return [(name, text, parameters) for text in self.texts.read(filled(step.sql))]
+
+    def exchange_of(self, statements: list[tuple[str, Text, tuple[Parameter, ...]]], step: Step) -> None:
+        self.exchange += 1
+        self.now += int(step.gap_ms * MILLISECOND)
+        self.tick(None)
+        name = statements[0][0]
+        record = self.record(name)
+        made: list[Execution] = []
+        for position, (_, text, parameters) in enumerate(statements):
+            if text.statement.command == "BEGIN":
+                self.begun[name] = self.begun.get(name, 0) + 1
+                self.transactions[name] = self.begun[name]
+            transaction = self.transactions.get(name, 0)
+            if text.statement.command in ("COMMIT", "ROLLBACK") and " TO " not in text.statement.sql:
+                self.transactions[name] = 0
+            started = self.now
+            self.now += int(step.duration_ms * MILLISECOND)
+            self.tick(record.id)
+            self.ids += 1
+            made.append(
+                Execution(
+                    id=self.ids,
+                    connection=record,
+                    text=text,
+                    parameters=parameters,
+                    protocol="extended" if parameters else "simple",
+                    reused=step.reused,
+                    binds=bool(parameters),
+                    exchange=self.exchange,
+                    position=position,
+                    siblings=len(statements),
+                    transaction=transaction,
+                    settings=step.settings,
+                    rows=step.rows,
+                    sqlstate=step.error,
+                    started_ns=started,
+                    ended_ns=self.now,
+                    stalled_ns=int(step.stalled_ms * MILLISECOND),
+                )
+            )
+        status = "T" if self.transactions.get(name) else "I"
+        for execution in made:
+            self.take(msgspec.structs.replace(execution, status=status))
+
+    def tick(self, busy: int | None) -> None:
+        while self.ticked + 100 * MILLISECOND <= self.now:
+            self.ticked += 100 * MILLISECOND
+            self.complete(self.units.tick(self.ticked, lambda connection: connection == busy))
+
+    def take(self, execution: Execution) -> None:
+        for analyzer in self.analyzers:
+            self.found(analyzer.execution(execution))
+        self.complete(self.units.add(execution))
+
+    def complete(self, units: list[Unit]) -> None:
+        for unit in units:
+            for analyzer in self.analyzers:
+                self.found(analyzer.unit(unit))
+
+    def found(self, outcomes: Any) -> None:
+        for outcome in outcomes:
+            assert isinstance(outcome, Finding)
+            self.findings.append(outcome)
+
+    def record(self, name: str) -> Connection:
+        if name not in self.records:
+            client = self.case.connections.get(name, Client())
+            number = len(self.records) + 1
+            self.records[name] = Connection(
+                id=number,
+                client=f"{client.host}:{40_000 + number}",
+                opened_ns=self.now,
+                user=client.user,
+                database=client.database,
+                application=client.application,
+            )
+        return self.records[name]
+
+
+def merged(findings: list[Finding]) -> list[Finding]:
+    """The last occurrence of each finding, counts added up as the store does."""
+    by_id: dict[str, Finding] = {}
+    for finding in findings:
+        before = by_id.get(finding.id)
+        if before is not None and not finding.cumulative:
+            finding = msgspec.structs.replace(finding, count=finding.count + before.count)
+        by_id[finding.id] = finding
+    return list(by_id.values())
+
+
+def mismatches(expected: Expected, finding: Finding) -> Iterator[str]:
+    evidence = msgspec.to_builtins(finding.evidence)
+    unit = msgspec.to_builtins(finding.unit) if finding.unit else {}
+    exact = {
+        "rule": finding.rule,
+        "severity": finding.severity,
+        "confidence": finding.confidence,
+        "count": finding.count,
+        "distinct": evidence.get("distinct"),
+        "rewrite": finding.suggestion.sql,
+        "parent": evidence.get("parent"),
+        "kind": unit.get("kind"),
+        "key": unit.get("key"),
+        "route": finding.route,
+        "source": unit.get("source"),
+        "signal": evidence.get("signal"),
+    }
+    for name, actual in exact.items():
+        wanted = getattr(expected, name)
+        if wanted is not None and wanted != actual:
+            yield f"{name} is {actual!r}, expected {wanted!r}"
+    parts = {"title": finding.title, "sql": finding.sql, "suggestion": finding.suggestion.text}
+    for name, text in parts.items():
+        if getattr(expected, name) not in text:
+            yield f"{name} is {text!r}, expected {getattr(expected, name)!r} in it"
+
+
+@pytest.mark.parametrize("case", cases())
+def test_case(case: Case) -> None:
+    findings = merged(Replay(case).run())
+    told = [f"{finding.rule} {finding.severity}: {finding.title} | {finding.sql}" for finding in findings]
+    assert len(findings) == len(case.expect), told
+    for expected in case.expect:
+        found = [list(mismatches(expected, finding)) for finding in findings]
+        assert [] in found, found
+    for finding in findings:
+        assert any(not list(mismatches(expected, finding)) for expected in case.expect), told
+
+
+def test_silences_are_tested_as_much_as_findings() -> None:
+    every = [parameter.values[0] for parameter in cases()]
+    silent = [case for case in every if not case.expect]
+    assert 2 * len(silent) >= len(every)
+
+
+def test_case_names_are_unique() -> None:
+    names = [parameter.id for parameter in cases()]
+    assert len(names) == len(set(names))

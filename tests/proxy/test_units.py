@@ -1,0 +1,295 @@
+"""Units of work: what ends one, what joins two, that memory is bounded. What rules make of them: `tests/cases`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.events import Connection, Execution, Unit
+from pgtattle.proxy.units import GAP_MAX_NS, MAX_EXECUTIONS, MAX_SPAN_NS, Units
+
+MS = 1_000_000
+A, B = 1, 2
+
+
+class Traffic:
+    """Makes executions one after the other, 1 ms each, 1 ms apart."""
+
+    def __init__(self, **limits: int) -> None:
+        self.units = Units(**limits)
+        self.texts = Texts()
+        self.now = 1_000 * MS
+        self.count = 0
+        self.connections = {
+            number: Connection(id=number, client=f"10.0.0.1:{number}", opened_ns=0, user="app", application="shop")
+            for number in (A, B)
+        }
+
+    def __call__(self, sql: str, connection: int = A, gap_ms: float = 1, **fields: Any) -> list[Unit]:
+        self.now += int(gap_ms * MS)
+        started, self.now = self.now, self.now + MS
+        self.count += 1
+        return self.units.add(
+            Execution(
+                id=self.count,
+                connection=self.connections[connection],
+                text=self.texts.read(sql)[0],
+                started_ns=started,
+                ended_ns=self.now,
+                **fields,
+            )
+        )
+
+    def tick(self, later_ms: float = 0, busy: Callable[[int], bool] = lambda connection: False) -> list[Unit]:
+        return self.units.tick(self.now + int(later_ms * MS), busy)
+
+
+def texts(unit: Unit) -> list[str]:
+    return [execution.text.sql.partition(" /*")[0] for execution in unit.executions]
+
+
+@pytest.fixture
+def send() -> Traffic:
+    return Traffic()
+
+
+def test_a_gap_ends_a_burst(send: Traffic) -> None:
+    assert send("SELECT 1") == []
+    assert send("SELECT 2") == []
+    (unit,) = send("SELECT 3", gap_ms=60)
+    assert (unit.kind, unit.confidence, texts(unit)) == ("burst", "weak", ["SELECT 1", "SELECT 2"])
+    (last,) = send.units.flush()
+    assert texts(last) == ["SELECT 3"]
+
+
+def test_silence_ends_a_burst_but_a_request_under_way_does_not(send: Traffic) -> None:
+    send("SELECT 1")
+    assert send.tick(40) == []
+    assert send.tick(300, busy=lambda connection: connection == A) == []
+    (unit,) = send.tick(60, busy=lambda connection: connection == B)
+    assert texts(unit) == ["SELECT 1"]
+    assert send.tick(1_000) == []
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT 1 /*request_id='r1'*/", "BEGIN"])
+def test_every_unit_is_complete_half_a_second_after_its_end(send: Traffic, sql: str) -> None:
+    send(sql, transaction=1 if sql == "BEGIN" else 0)
+    assert len(send.tick(401)) == 1
+
+
+def test_the_gap_follows_the_pauses_of_the_client(send: Traffic) -> None:
+    for _ in range(60):
+        send("SELECT 1", gap_ms=40)
+    assert send("SELECT 1", gap_ms=150) == []
+    assert len(send("SELECT 1", gap_ms=GAP_MAX_NS / MS + 1)) == 1
+
+
+def test_pauses_between_units_do_not_widen_the_gap(send: Traffic) -> None:
+    send("SELECT 1")
+    for _ in range(60):
+        assert len(send("SELECT 1", gap_ms=60)) == 1
+
+
+def test_a_transaction_is_a_unit(send: Traffic) -> None:
+    send("SELECT 0")
+    (burst,) = send("BEGIN", transaction=1)
+    assert texts(burst) == ["SELECT 0"]
+    send("SELECT 1", transaction=1)
+    send("COMMIT", transaction=1)
+    (unit,) = send("SELECT 2")
+    assert (unit.kind, unit.key, unit.confidence) == ("transaction", "1/1", "medium")
+    assert texts(unit) == ["BEGIN", "SELECT 1", "COMMIT"]
+
+
+def test_two_transactions_are_two_units(send: Traffic) -> None:
+    send("BEGIN", transaction=1)
+    send("COMMIT", transaction=1)
+    (unit,) = send("BEGIN", transaction=2)
+    assert unit.key == "1/1"
+
+
+def test_a_tag_gives_the_whole_transaction_its_name(send: Traffic) -> None:
+    send("BEGIN", transaction=1)
+    send("SELECT 1", transaction=1)
+    send("SELECT 2 /*request_id='r1',route='/books/7'*/", transaction=1)
+    send("COMMIT", transaction=1)
+    (unit,) = send.units.flush()
+    assert (unit.kind, unit.key, unit.confidence, unit.route) == ("request", "r1", "strong", "/books/:id")
+    assert texts(unit) == ["BEGIN", "SELECT 1", "SELECT 2", "COMMIT"]
+
+
+def test_the_next_request_keeps_its_untagged_begin(send: Traffic) -> None:
+    for number in (1, 2):
+        send("BEGIN", transaction=number)
+        send(f"SELECT {number} /*request_id='r{number}'*/", transaction=number)
+        send("COMMIT", transaction=number)
+    first, second = send.units.flush()
+    assert texts(first) == ["BEGIN", "SELECT 1", "COMMIT"]
+    assert texts(second) == ["BEGIN", "SELECT 2", "COMMIT"]
+
+
+def test_untagged_neighbours_in_autocommit_go_with_the_tag(send: Traffic) -> None:
+    send("SELECT 1")
+    send("SELECT 2 /*request_id='r1'*/")
+    send("SELECT 3")
+    assert send("SELECT 4", gap_ms=60) == []
+    first, second = send.units.flush()
+    assert (first.key, texts(first)) == ("r1", ["SELECT 1", "SELECT 2", "SELECT 3"])
+    assert (second.kind, texts(second)) == ("burst", ["SELECT 4"])
+
+
+def test_two_ids_on_one_connection_always_split(send: Traffic) -> None:
+    for number in (1, 2, 1):
+        send(f"SELECT {number} /*request_id='r{number}'*/")
+    first, second = send.units.flush()
+    assert texts(first) == ["SELECT 1", "SELECT 1"]
+    assert texts(second) == ["SELECT 2"]
+
+
+def test_one_id_joins_connections_in_the_order_of_start(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/", A)
+    send("SELECT 2 /*request_id='r1'*/", B)
+    (unit,) = send.units.flush()
+    assert [execution.connection.id for execution in unit.executions] == [A, B]
+
+
+def test_nothing_else_joins_connections(send: Traffic) -> None:
+    for connection in (A, B, A, B):
+        send("SELECT 1 /*route='/a'*/", connection)
+    assert [len(unit.executions) for unit in send.units.flush()] == [2, 2]
+
+
+def test_a_tag_in_a_comment_overrides_a_setting(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/", settings={"app.request_id": "r2"})
+    (unit,) = send.units.flush()
+    assert (unit.key, unit.signal) == ("r1", "comment tag request_id")
+
+
+def test_a_request_outranks_a_trace(send: Traffic) -> None:
+    send(
+        "SELECT 1 /*traceparent='00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',correlation_id='c1'*/",
+    )
+    (unit,) = send.units.flush()
+    assert (unit.kind, unit.key) == ("request", "c1")
+
+
+def test_a_setting_that_is_gone_ends_its_unit(send: Traffic) -> None:
+    for sql in ("BEGIN", "SELECT 1", "COMMIT"):
+        send(sql, transaction=1, settings={} if sql == "BEGIN" else {"app.request_id": "r1"})
+    send("SELECT 2")
+    first, second = send.units.flush()
+    assert (first.key, texts(first)) == ("r1", ["BEGIN", "SELECT 1", "COMMIT"])
+    assert (second.kind, texts(second)) == ("burst", ["SELECT 2"])
+
+
+def test_an_old_id_in_a_prepared_statement_joins_nothing(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/")
+    send("SELECT 2 /*request_id='r2'*/")
+    send("SELECT 1 /*request_id='r1'*/", reused=True)
+    assert [texts(unit) for unit in send.units.flush()] == [["SELECT 1"], ["SELECT 2"], ["SELECT 1"]]
+
+
+def test_an_old_id_goes_with_its_transaction(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/")
+    send("BEGIN", transaction=1)
+    send("SELECT 2 /*request_id='r2'*/", transaction=1)
+    send("SELECT 1 /*request_id='r1'*/", transaction=1, reused=True)
+    assert [texts(unit) for unit in send.units.flush()] == [["SELECT 1"], ["BEGIN", "SELECT 2", "SELECT 1"]]
+
+
+def test_another_route_ends_a_burst(send: Traffic) -> None:
+    send("SELECT 1 /*controller='books',action='index',file='b.py',line='3'*/")
+    send("SELECT 2 /*controller='books',action='index'*/")
+    (unit,) = send("SELECT 3 /*controller='books',action='show'*/")
+    assert (unit.route, unit.source, texts(unit)) == ("books#index", "b.py:3", ["SELECT 1", "SELECT 2"])
+
+
+def test_a_reset_of_the_session_ends_its_unit(send: Traffic) -> None:
+    send("SELECT 1")
+    (unit,) = send("DISCARD ALL")
+    assert texts(unit) == ["SELECT 1", "DISCARD ALL"]
+
+
+def test_the_life_of_a_connection_is_a_unit(send: Traffic) -> None:
+    send("SELECT 1")
+    send("SELECT 2")
+    (unit,) = send.units.closed(A, send.now)
+    assert (unit.kind, unit.confidence, len(unit.executions)) == ("connection", "medium", 2)
+    assert send.units.closed(A, send.now) == []
+
+
+def test_the_last_burst_of_a_used_connection_stays_a_burst(send: Traffic) -> None:
+    send("SELECT 1")
+    send("SELECT 2", gap_ms=100)
+    (unit,) = send.units.closed(A, send.now)
+    assert unit.kind == "burst"
+
+
+def test_a_request_outlives_one_of_its_connections(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/", A)
+    assert send.units.closed(A, send.now) == []
+    send("SELECT 2 /*request_id='r1'*/", B)
+    (unit,) = send.units.flush()
+    assert len(unit.executions) == 2
+
+
+def test_ignored_executions_are_in_no_unit(send: Traffic) -> None:
+    send("SELECT 1 /*pgtattle='ignore'*/")
+    assert send.units.flush() == []
+
+
+def test_a_unit_is_cut_at_its_greatest_size(send: Traffic) -> None:
+    sizes = [len(unit.executions) for _ in range(MAX_EXECUTIONS + 5) for unit in send("SELECT 1", gap_ms=0)]
+    assert sizes == [MAX_EXECUTIONS]
+    assert [len(unit.executions) for unit in send.units.flush()] == [5]
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT 1 /*request_id='r1'*/"])
+def test_a_unit_is_cut_at_its_greatest_length(send: Traffic, sql: str) -> None:
+    begun = send.now
+    done: list[Unit] = []
+    while not done:
+        done = send(sql, gap_ms=30)
+    assert MAX_SPAN_NS <= send.now - begun <= MAX_SPAN_NS + 100 * MS
+
+
+def test_a_busy_unit_is_cut_too(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/")
+    assert len(send.tick(MAX_SPAN_NS / MS, busy=lambda connection: True)) == 1
+
+
+def test_too_many_open_units_complete_the_oldest() -> None:
+    send = Traffic(max_open=3)
+    done = [unit.key for number in range(5) for unit in send(f"SELECT 1 /*request_id='r{number}'*/", gap_ms=0)]
+    assert done == ["r0", "r1"]
+
+
+def test_too_many_executions_held_complete_the_oldest_unit() -> None:
+    send = Traffic(max_held=10)
+    done = [unit.key for number in range(12) for unit in send(f"SELECT 1 /*request_id='r{number // 5}'*/", gap_ms=0)]
+    assert done == ["r0"]
+    assert sum(len(unit.executions) for unit in send.units.flush()) == 7
+
+
+def test_nothing_is_lost_and_nothing_is_told_twice() -> None:
+    send = Traffic(max_open=4, max_held=40)
+    done: list[Unit] = []
+    for number in range(2_000):
+        connection = (A, B)[number % 2]
+        tag = ("", " /*request_id='r1'*/", " /*request_id='r2'*/", " /*route='/x'*/")[number // 7 % 4]
+        transaction = number // 11 % 3 and number // 11
+        done += send(
+            f"SELECT {number}{tag}", connection, gap_ms=(0, 1, 3, 120)[number // 5 % 4], transaction=transaction
+        )
+        if number % 50 == 0:
+            done += send.tick(number % 7 * 100)
+        if number % 333 == 0:
+            done += send.units.closed(connection, send.now)
+    done += send.units.flush()
+    ids = sorted(execution.id for unit in done for execution in unit.executions)
+    assert ids == list(range(1, 2_001))
+    assert all(msgspec.structs.asdict(unit)["executions"] for unit in done)
