@@ -14,5 +14,5 @@ for folder in FOLDERS:
 setup(
     packages=packages,
     package_dir={f"pgtattle.{folder}": folder for folder in FOLDERS},
-    package_data={"*": ["py.typed", "*.json", "*.sql", "*.tcss", "*.toml", "*.md"]},
+    package_data={"": ["py.typed", "*.json", "*.sql", "*.tcss", "*.toml", "*.md"]},
 )
