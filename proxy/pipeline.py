@@ -122,8 +122,9 @@ class Pipeline:
 
     def _executed(self, executions: Iterable[Execution]) -> None:
         for execution in executions:
-            self._store.add_execution(execution, self._facts.of(execution.text).tables)
-            self._metrics.observe(execution)
+            tables = self._facts.of(execution.text).tables
+            self._store.add_execution(execution, tables)
+            self._metrics.observe(execution, tables)
             for analyzer in self._analyzers:
                 outcomes = analyzer.execution(execution)
                 if outcomes:

@@ -72,18 +72,18 @@ class Profiler:
         self._questions: set[asyncio.Task[None]] = set()
         self._reachable = (0.0, False)
         self._store = Store(hello.started_unix_ns, hello.started_ns)
-        self._metrics = Metrics()
+        self._metrics = Metrics(lambda: self._store.evicted)
         self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up)
 
     async def run(self) -> None:
         """Serve until the relay is gone."""
         hello = self._hello
-        common = {"store": self._store, "metrics": self._metrics, "settings": self._settings}
-        servers = [
-            _serve(application(session=self.session, ready=self.ready, **common), hello.api_fd),
-        ]
+        api = application(
+            store=self._store, session=self.session, ready=self.ready, metrics=self._metrics, settings=self._settings
+        )
+        servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
-            servers.append(_serve(metrics_application(ready=self.ready, metrics=self._metrics), hello.metrics_fd))
+            servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
         tasks = [asyncio.create_task(server) for server in servers]
         tasks += [asyncio.create_task(self._tick()), asyncio.create_task(self._learn_version())]
         gc.freeze()
