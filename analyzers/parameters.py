@@ -22,7 +22,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_catalogue, is_tool
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.proxy.events import ConnectionClass, Execution, Slot, Text
+from pgtattle.proxy.events import Connection, ConnectionClass, Execution, Slot, Text
 from pgtattle.proxy.schema import PastedEvidence, Severity, Suggestion
 
 MIN_EXECUTIONS: Final = 20
@@ -51,11 +51,12 @@ _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]|$)")
 class _Pasted:
     """One statement of one class, with literals in it. `values` are hashes by placeholder."""
 
-    __slots__ = ("both", "executions", "next_at", "places", "sample", "statement_slots", "texts", "total_ns", "values")
+    __slots__ = ("both", "executions", "most_values", "next_at", "places", "sample", "texts", "total_ns", "values")
 
     def __init__(self, places: frozenset[int]) -> None:
         self.places = places
         self.executions = 0
+        self.most_values = 0
         self.total_ns = 0
         self.both = False
         self.next_at = MIN_EXECUTIONS
@@ -75,13 +76,10 @@ class _Pasted:
                 if len(self.values) >= MAX_SLOTS:
                     continue
                 seen = self.values[slot.number] = set()
+                self.sample[slot.number] = f"<{slot.kind} {len(slot.value)}> in {slot.where}"
             if len(seen) < MAX_VALUES:
                 seen.add(hash(slot.value))
-                self.sample[slot.number] = f"<{slot.kind} {len(slot.value)}> in {slot.where}"
-
-    @property
-    def most_values(self) -> int:
-        return max(map(len, self.values.values()), default=0)
+                self.most_values = max(self.most_values, len(seen))
 
 
 class _Class:
@@ -98,14 +96,20 @@ class _Class:
 
 
 class _Connection:
-    """Whether a connection binds, and what it pasted before it was known to."""
+    """Whether a connection binds, its class, and what it pasted before it was known to bind.
 
-    __slots__ = ("binds", "early", "tool")
+    `key` and `of_class` hold while the connection is described by `record`.
+    """
 
-    def __init__(self, tool: bool) -> None:
-        self.binds = False
-        self.tool = tool
-        self.early: list[Execution] = []
+    __slots__ = ("binds", "early", "key", "of_class", "record", "tool")
+
+    def __init__(self, record: Connection, key: ConnectionClass, of_class: _Class) -> None:
+        self.binds = key.binds
+        self.tool = is_tool(record.application)
+        self.early: list[tuple[Execution, list[Slot]]] = []
+        self.record = record
+        self.key = key
+        self.of_class = of_class
 
 
 class Unparameterized(Analyzer):
@@ -122,69 +126,80 @@ class Unparameterized(Analyzer):
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count an execution; a finding when a threshold is crossed, then at each doubling."""
         text = execution.text
-        if not text.slots or text.statement.kind not in ("read", "write"):
+        slots = text.slots
+        if not slots or text.statement.kind not in ("read", "write"):
             return ()
         record = execution.connection
         connection = self._connections.get(record.id)
-        if connection is None:
-            connection = _Connection(is_tool(record.application))
-            self._connections.put(record.id, connection)
+        if connection is None or connection.record is not record or (execution.binds and not connection.binds):
+            connection = self._known(record, connection, execution.binds)
         if connection.tool:
             return ()
         if execution.binds:
-            if not connection.binds:
-                connection.binds = True
-                self._move(connection)
-            self._class(_class_of(execution, True)).bound += 1
-        literals = [slot for slot in text.slots if not slot.parameter and slot.where in _CLAUSES]
+            connection.of_class.bound += 1
+        literals = [slot for slot in slots if not slot.parameter and slot.where in _CLAUSES]
         if not literals or text.truncated or text.tags.get("pgtattle") == "ignore":
             return ()
         if execution.siblings > 1 and execution.protocol == "simple":
             # A script: fixtures, migrations, a driver's batch.
             return ()
-        if not connection.binds and len(connection.early) < MAX_EARLY and len(text.sql) <= MAX_EARLY_TEXT:
-            connection.early.append(execution)
-        return self._paste(execution, literals, connection.binds)
+        return self._paste(connection, execution, literals)
 
-    def _paste(self, execution: Execution, literals: list[Slot], binds: bool) -> Iterable[Finding]:
-        key = _class_of(execution, binds)
+    def _known(self, record: Connection, before: _Connection | None, binds: bool) -> _Connection:
+        """What is known of a connection, once it is described anew or binds for the first time."""
+        key = ConnectionClass(
+            record.application or record.user,
+            record.database,
+            record.client_host,
+            binds or (before is not None and before.binds),
+        )
+        connection = _Connection(record, key, self._class(key))
+        self._connections.put(record.id, connection)
+        if before is not None and key.binds and not before.binds:
+            self._move(before, connection)
+        elif before is not None:
+            connection.early = before.early
+        return connection
+
+    def _move(self, before: _Connection, now: _Connection) -> None:
+        """What a connection pasted before its first bound parameter belongs to the class that binds."""
+        for execution, literals in before.early:
+            fingerprint = execution.text.statement.fingerprint
+            pasted = self._pasted.get((before.key, fingerprint))
+            if pasted is not None:
+                pasted.executions -= 1
+                before.of_class.pasted -= 1
+                if pasted.executions <= 0:
+                    before.of_class.varying.pop(fingerprint, None)
+            self._paste(now, execution, literals)
+
+    def _paste(self, connection: _Connection, execution: Execution, literals: list[Slot]) -> Iterable[Finding]:
         statement = execution.text.statement
-        pasted = self._pasted.get((key, statement.fingerprint))
+        key = (connection.key, statement.fingerprint)
+        pasted = self._pasted.get(key)
         if pasted is None:
             pasted = _Pasted(self._places(execution.text))
-            self._pasted.put((key, statement.fingerprint), pasted)
+            self._pasted.put(key, pasted)
         slots = [slot for slot in literals if slot.number in pasted.places and _is_value(slot)]
         if not slots:
             return ()
         pasted.add(execution, slots)
-        of_class = self._class(key)
+        of_class = connection.of_class
         of_class.pasted += 1
         of_class.total_ns += execution.duration_ns
-        if not binds:
+        if not connection.binds:
+            if len(connection.early) < MAX_EARLY and len(execution.text.sql) <= MAX_EARLY_TEXT:
+                connection.early.append((execution, literals))
             if pasted.most_values >= MIN_VARYING:
                 if statement.fingerprint in of_class.varying or len(of_class.varying) < MAX_STATEMENTS:
                     of_class.varying[statement.fingerprint] = pasted.executions
                 if of_class.pasted >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
                     of_class.next_at = 2 * of_class.pasted
-                    return (_of_application(key, of_class, execution),)
+                    return (_of_application(connection.key, of_class, execution),)
         elif pasted.executions >= pasted.next_at and pasted.most_values >= MIN_VALUES:
             pasted.next_at = 2 * pasted.executions
-            return (self._of_statement(key, of_class, pasted, execution),)
+            return (self._of_statement(connection.key, of_class, pasted, execution),)
         return ()
-
-    def _move(self, connection: _Connection) -> None:
-        """What a connection pasted before its first bound parameter belongs to the class that binds."""
-        for execution in connection.early:
-            before = _class_of(execution, False)
-            pasted = self._pasted.get((before, execution.text.statement.fingerprint))
-            if pasted is not None:
-                pasted.executions -= 1
-            of_class = self._class(before)
-            of_class.pasted -= 1
-            if pasted is not None and pasted.executions <= 0:
-                of_class.varying.pop(execution.text.statement.fingerprint, None)
-            self._paste(execution, [s for s in execution.text.slots if not s.parameter and s.where in _CLAUSES], True)
-        connection.early = []
 
     def _class(self, key: ConnectionClass) -> _Class:
         found = self._classes.get(key)
@@ -277,14 +292,9 @@ def _of_application(key: ConnectionClass, of_class: _Class, execution: Execution
     )
 
 
-def _class_of(execution: Execution, binds: bool) -> ConnectionClass:
-    record = execution.connection
-    return ConnectionClass(record.application or record.user, record.database, record.client_host, binds)
-
-
 def _is_value(slot: Slot) -> bool:
     """False for what code writes as a constant: the empty string, a day or a moment."""
-    return bool(slot.value) and not (slot.kind == "string" and _MOMENT.match(slot.value))
+    return bool(slot.value) and not (slot.kind == "string" and slot.value[:1].isdigit() and _MOMENT.match(slot.value))
 
 
 def _has_rows(sql: str, number: int) -> bool:

@@ -28,6 +28,7 @@ MOST: Final = 0.8
 FEW_VALUES: Final = 0.2
 # A weak unit that lasts longer is a busy pooled connection, not one piece of work.
 WEAK_SPAN_NS: Final = 5_000_000_000
+LOOK_BACK: Final = 100
 
 _RETRYABLE: Final = frozenset(("40001", "40P01", "55P03", "57014"))
 _LOCKS: Final = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share|key\s+share)\b", re.IGNORECASE)
@@ -144,20 +145,25 @@ class Repetitions:
         if not repeated:
             return []
         members = {index for group in repeated for index in group}
-        found = (self._judge(executions, group, members) for group in repeated)
+        retried = {
+            (execution.connection.id, execution.transaction)
+            for execution in executions
+            if execution.sqlstate and execution.transaction and is_retryable(execution.sqlstate)
+        }
+        found = (self._judge(executions, group, members, retried) for group in repeated)
         return [repetition for repetition in found if repetition is not None]
 
-    def _judge(self, all_: Sequence[Execution], group: list[int], members: set[int]) -> Repetition | None:
+    def _judge(
+        self, all_: Sequence[Execution], group: list[int], members: set[int], retried: set[tuple[int, int]]
+    ) -> Repetition | None:
         text = all_[group[0]].text
         tables = self._subject(all_[group[0]])
         if not tables:
             return None
-        retried = {(e.connection.id, e.transaction) for e in all_ if e.sqlstate and is_retryable(e.sqlstate)}
         group = [
             index
             for index in group
-            if all_[index].sqlstate is None
-            and (not all_[index].transaction or (all_[index].connection.id, all_[index].transaction) not in retried)
+            if all_[index].sqlstate is None and (all_[index].connection.id, all_[index].transaction) not in retried
         ]
         least = min(self._loop_min, self._repeat_min)
         if len(group) < least or _batched(all_, group):
@@ -165,11 +171,15 @@ class Repetitions:
         executions = [all_[index] for index in group]
         if not all(map(_values_known, executions)):
             return None
-        values = _without_clock([execution.values for execution in executions], executions)
+        rows = [execution.values for execution in executions]
+        values = _without_clock(rows, executions)
         distinct = Counter(values)
         before = self._read_before(all_, group[0], members)
         if len(distinct) >= self._loop_min and len(distinct) > FEW_VALUES * len(group):
-            if _paged(text.statement.sql, executions) or _listed(executions) or self._checks(all_, group, tables):
+            varying = _varying(executions[0], rows)
+            if _paged(executions[0], varying) or _listed(executions, rows, varying):
+                return None
+            if self._checks(all_, group, tables):
                 return None
             return Repetition("loop", executions, len(distinct), tables, before)
         again = self._unchanged(all_, group, values, tables)
@@ -189,7 +199,7 @@ class Repetitions:
         return () if all(map(is_catalogue, tables)) else tables
 
     def _read_before(self, all_: Sequence[Execution], first: int, members: set[int]) -> Source | None:
-        for index in range(first - 1, -1, -1):
+        for index in range(first - 1, max(-1, first - 1 - LOOK_BACK), -1):
             execution = all_[index]
             if execution.statement.kind == "read" and index not in members and execution.sqlstate is None:
                 tables = self._facts.of(execution.text).tables
@@ -305,25 +315,23 @@ def _is_clock(column: list[str | None], span: float) -> bool:
         return False
 
 
-def _varying(executions: Sequence[Execution]) -> set[int] | None:
+def _varying(first: Execution, rows: list[Values]) -> set[int] | None:
     """The placeholders whose values differ; None where the number of values does."""
-    rows = [execution.values for execution in executions]
-    slots = executions[0].text.slots
+    slots = first.text.slots
     if any(len(row) != len(slots) for row in rows):
         return None
     return {slot.number for slot, column in zip(slots, zip(*rows, strict=True), strict=True) if len(set(column)) > 1}
 
 
-def _paged(sql: str, executions: Sequence[Execution]) -> bool:
+def _paged(first: Execution, varying: set[int] | None) -> bool:
     """True where only the page changes: OFFSET, or a keyset condition (`> $1`) under a LIMIT."""
-    varying = _varying(executions)
     if varying is None:
         return False
-    slots = executions[0].text.slots
-    limits = {slot.number for slot in slots if slot.where == "limit"}
+    limits = {slot.number for slot in first.text.slots if slot.where == "limit"}
     if varying <= limits:
         return True
-    limited = bool(limits) or " limit " in sql.lower() or " fetch " in sql.lower()
+    sql = first.statement.sql
+    limited = bool(limits) or " LIMIT " in sql or " FETCH " in sql
     return limited and all(number in limits or _compared(sql, number) for number in varying)
 
 
@@ -332,17 +340,17 @@ def _compared(sql: str, number: int) -> bool:
     return place is not None and _COMPARED.search(sql, max(0, place.start() - 80), place.start()) is not None
 
 
-def _listed(executions: Sequence[Execution]) -> bool:
+def _listed(executions: Sequence[Execution], rows: list[Values], varying: set[int] | None) -> bool:
     """True where most executions ask for several values at once in what varies: chunks of a batch."""
-    varying = _varying(executions)
     arrays = _ANY.search(executions[0].statement.sql) is not None
     several = 0
-    for execution in executions:
-        lengths = [length for number, length in execution.text.lists if varying is None or number in varying]
+    for execution, values in zip(executions, rows, strict=True):
+        text = execution.text
+        lengths = [length for number, length in text.lists if varying is None or number in varying]
         if arrays:
             lengths += [
                 _array_length(value)
-                for slot, value in zip(execution.text.slots, execution.values, strict=True)
+                for slot, value in zip(text.slots, values, strict=True)
                 if varying is None or slot.number in varying
             ]
         several += max(lengths, default=1) > 1

@@ -45,6 +45,7 @@ THINK_MIN_NS: Final = MILLISECOND / 10
 MAX_SPAN_NS: Final = 30_000 * MILLISECOND
 MAX_EXECUTIONS: Final = 10_000
 MAX_OPEN: Final = 2_000
+LOOKED_AT: Final = 10
 MAX_HELD: Final = 200_000
 
 _in_order = attrgetter("started_ns", "id")
@@ -64,7 +65,6 @@ class _Open:
         "route",
         "scope",
         "signal",
-        "source",
         "started_ns",
         "transaction",
     )
@@ -78,7 +78,6 @@ class _Open:
         self.executions: list[Execution] = []
         self.connections: set[int] = set()
         self.route = ""
-        self.source = ""
         self.transaction = 0
         self.mark: Mark | None = None
         self.scope = ""
@@ -86,16 +85,23 @@ class _Open:
 
 
 class _Track:
-    """What is known of one connection. `think_ns` is a running median of the pauses inside units."""
+    """What is known of one connection.
+
+    `think_ns` is a running median of the pauses inside units, `gap_ns` the longest pause that is still inside one. The
+    marks of the last tags and settings are kept, for most executions carry the same ones as the one before.
+    """
 
     __slots__ = (
         "ended_ns",
+        "gap_ns",
         "mark",
         "old_ids",
         "scope",
         "setting_mark",
         "settings",
         "settings_transaction",
+        "tag_mark",
+        "tags",
         "think_ns",
         "transaction",
         "unit",
@@ -110,19 +116,20 @@ class _Track:
         self.mark: Mark | None = None
         self.ended_ns = 0
         self.think_ns = float(MILLISECOND)
+        self.gap_ns = float(GAP_MIN_NS)
+        self.tags: object = None
+        self.tag_mark: Mark | None = None
         self.settings: object = None
         self.settings_transaction = 0
         self.setting_mark: Mark | None = None
         self.old_ids = False
 
-    @property
-    def gap_ns(self) -> float:
-        """How long the connection may pause inside a unit."""
-        return min(max(GAP_MIN_NS, THINK_TIMES_IN_GAP * self.think_ns), GAP_MAX_NS)
-
     def paused(self, pause_ns: int) -> None:
         """Learn from a pause inside a unit: a step towards it, whatever its size, follows the median."""
-        self.think_ns = max(THINK_MIN_NS, self.think_ns * (1.1 if pause_ns > self.think_ns else 1 / 1.1))
+        think_ns = self.think_ns * (1.1 if pause_ns > self.think_ns else 1 / 1.1)
+        self.think_ns = think_ns if think_ns > THINK_MIN_NS else THINK_MIN_NS
+        gap_ns = THINK_TIMES_IN_GAP * think_ns
+        self.gap_ns = GAP_MIN_NS if gap_ns < GAP_MIN_NS else min(gap_ns, GAP_MAX_NS)
 
 
 class Units:
@@ -202,7 +209,11 @@ class Units:
     def _mark(self, track: _Track, execution: Execution) -> Mark | None:
         """The name that the execution itself carries, if it is fresh."""
         tags = execution.text.tags
-        mark = mark_of_tags(tags) if tags else None
+        mark = None
+        if tags:
+            if tags is not track.tags:
+                track.tags, track.tag_mark = tags, mark_of_tags(tags)
+            mark = track.tag_mark
         if mark is not None and execution.reused:
             last = track.unit.mark if track.unit is not None else None
             if track.old_ids or last is None or (last.kind, last.id) != (mark.kind, mark.id):
@@ -299,12 +310,8 @@ class Units:
         self._held += 1
         if execution.ended_ns > unit.ended_ns:
             unit.ended_ns = execution.ended_ns
-        tags = execution.text.tags
-        if tags:
-            if not unit.route:
-                unit.route = route_of(tags)
-            if not unit.source:
-                unit.source = source_of(tags)
+        if not unit.route and execution.text.tags:
+            unit.route = route_of(execution.text.tags)
 
     def _patience(self, unit: _Open) -> float:
         if unit.kind != "burst":
@@ -319,6 +326,7 @@ class Units:
         if unit.mark is not None:
             self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
         unit.executions.sort(key=_in_order)
+        tags = [execution.text.tags for execution in unit.executions[:LOOKED_AT] if execution.text.tags]
         confidence: UnitConfidence = "strong" if unit.mark is not None else "weak" if unit.kind == "burst" else "medium"
         return Unit(
             id=f"u{unit.executions[0].id}",
@@ -327,6 +335,6 @@ class Units:
             confidence=confidence,
             signal=unit.signal,
             route=unit.route,
-            source=unit.source,
+            source=next(filter(None, map(source_of, tags)), ""),
             executions=tuple(unit.executions),
         )
