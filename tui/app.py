@@ -32,8 +32,9 @@ class Dashboard(App[int]):
     TITLE = "pgtattle"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
-    Header { height: 2; dock: top; }
-    #tabs { height: 1; dock: top; }
+    Header { height: 2; }
+    #tabs { height: 1; }
+    ContentSwitcher { height: 1fr; }
     .pane { height: 1fr; }
     Rows { height: 1fr; scrollbar-size-horizontal: 0; }
     .hint { height: auto; padding: 1 2; color: $text-muted; }

@@ -49,7 +49,7 @@ def execution_cells(one: ExecutionView) -> Cells:
         (one.sqlstate or one.command, style),
         (one.database, "dim"),
         (one.application or one.user, "dim"),
-        (one.sql, style),
+        (" ".join(one.sql.split()), style),
     )
 
 
@@ -62,7 +62,7 @@ def statement_cells(one: StatementView) -> Cells:
         (f"{one.p95_ms:.2f}", ""),
         (str(one.rows), "dim"),
         (str(one.errors) if one.errors else "", "red"),
-        (one.sql, ""),
+        (" ".join(one.sql.split()), ""),
     )
 
 

@@ -43,7 +43,7 @@ def _table(
 
 
 FRONTEND_TYPES: Final = _table(b"QPBDECSHcfX", count=b"d", drop=b"p", prefix=((b"F", 0),))
-BACKEND_TYPES: Final = _table(b"CIEZTtn123sGHWSNAv", count=b"Dd", prefix=((b"RK", 4), (b"V", 0)))
+BACKEND_TYPES: Final = _table(b"CIEZTtn123sGHWSNAvc", count=b"Dd", prefix=((b"RK", 4), (b"V", 0)))
 
 
 Watch = Callable[[int, bytes, int, int], None]

@@ -59,7 +59,7 @@ def scan(stream: bytes, cuts: list[int], types: list[int | None] = BACKEND_TYPES
 
 
 bodies = st.one_of(st.binary(max_size=40), st.integers(KEPT - 3, KEPT + 3).map(bytes))
-backend_frames = st.tuples(st.sampled_from("CIEZTtn123sGHWSNARKVDDDd"), bodies).map(lambda pair: frame(*pair))
+backend_frames = st.tuples(st.sampled_from("CIEZTtn123sGHWSNARKVcDDDd"), bodies).map(lambda pair: frame(*pair))
 
 
 @given(st.lists(backend_frames, max_size=12), st.lists(st.integers(0, 2000), max_size=8))
