@@ -38,7 +38,7 @@ _EAGER: Final = (
 )
 _LOOK_UP: Final = re.compile(
     r"SELECT (?P<columns>[^()$]+) FROM (?P<table>[\w.\"]+)(?: (?:AS )?(?!WHERE\b)\w+)? "
-    r"WHERE (?P<key>[\w.\"]+) = \$1(?P<order> ORDER BY [\w.\", ]+)?"
+    r"WHERE (?P<key>[\w.\"]+) = \$1(?P<cast>::\w+)?(?: ORDER BY [\w.\", ]+)?"
 )
 
 
@@ -136,4 +136,5 @@ def batched(sql: str) -> str:
     bare = key.rpartition(".")[2]
     if not any(column in (key, bare, "*") or column.endswith(".*") for column in columns):
         return ""
-    return sql.replace(f"{key} = $1", f"{key} = ANY($1)", 1)
+    cast = match["cast"] or ""
+    return sql.replace(f"{key} = $1{cast}", f"{key} = ANY($1{cast}{'[]' if cast else ''})", 1)
