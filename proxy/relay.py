@@ -37,7 +37,11 @@ class Traffic:
 
 
 class Relay:
-    """A client and its server. `ended` is called once, when both are gone, with a word for who ended it."""
+    """A client and its server. `ended` is called once, when both are gone, with a word for who ended it.
+
+    A `refusal` is an ErrorResponse that the client gets instead of a session, once it has said who it is; a cancel is let
+    through all the same.
+    """
 
     __slots__ = (
         "_buffer",
@@ -48,6 +52,7 @@ class Relay:
         "_loop",
         "_peer",
         "_reason",
+        "_refusal",
         "_refused",
         "_server_eof",
         "_stalled_at",
@@ -67,7 +72,9 @@ class Relay:
         traffic: Traffic,
         tapped: Callable[[str], Line | None],
         ended: Callable[[Relay, str], None],
+        refusal: bytes = b"",
     ) -> None:
+        self._refusal = refusal
         self.traffic = traffic
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
@@ -130,6 +137,10 @@ class Relay:
                 client.write(b"N")
                 continue
             self._cancel = opening is Opening.CANCEL
+            if self._refusal and not self._cancel:
+                client.write(self._refusal)
+                self._close("refused")
+                return
             if not self._cancel:
                 self.line = self._tapped(self._peer)
                 if self.line is not None:

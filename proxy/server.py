@@ -44,7 +44,7 @@ class Addresses(Struct, frozen=True, kw_only=True):
 
 
 class Proxy:
-    """One session: `start`, then any of `finish`, `drain`, `stop`, in this order."""
+    """One session, made in a running loop: `start`, then any of `finish`, `drain`, `stop`, in this order."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -55,6 +55,8 @@ class Proxy:
         self._servers: list[asyncio.Server] = []
         self._sockets: list[socket.socket] = []
         self._ended = asyncio.Event()
+        self._tap = Tap(asyncio.get_running_loop())
+        self._supervisor: Supervisor | None = None
 
     @property
     def counters(self) -> RelayCounters:
@@ -68,7 +70,7 @@ class Proxy:
             executions=tap.executions,
             shed=tap.shed,
             lost=tap.lost,
-            restarts=self._supervisor.restarts,
+            restarts=self._supervisor.restarts if self._supervisor is not None else 0,
             opaque=dict(tap.opaque),
             queue_bytes=tap.queue_bytes,
         )
@@ -86,7 +88,6 @@ class Proxy:
             metrics = listeners.listen(settings.metrics, "--metrics")[0]
             self._sockets.append(metrics)
         listen = listeners.name(clients[0])
-        self._tap = Tap(loop)
         self._supervisor = Supervisor(settings, self._tap, lambda: self.counters, listen, api, metrics)
         await self._supervisor.start()
         for listening in clients:
@@ -105,11 +106,10 @@ class Proxy:
 
     async def probe(self) -> None:
         """Raise UpstreamUnreachable, with words for people, unless the upstream accepts a connection."""
-        transports: list[asyncio.Transport] = []
+        transports: list[asyncio.BaseTransport] = []
 
         class Probe(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.Transport)
                 transports.append(transport)
 
         await connect(self.settings.upstream.addresses, Probe)
@@ -124,7 +124,7 @@ class Proxy:
         deadline = time.monotonic() + QUIET_SECONDS
         while any(not relay.idle for relay in self._relays) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        return await self._supervisor.finish(timeout)
+        return await self._supervisor.finish(timeout) if self._supervisor is not None else None
 
     async def drain(self) -> None:
         """Stop accepting; end each connection when its exchange and transaction end, all of them after the drain time."""
@@ -147,7 +147,8 @@ class Proxy:
         self._stop_listening()
         for relay in list(self._relays):
             relay.abort("stop")
-        await self._supervisor.stop()
+        if self._supervisor is not None:
+            await self._supervisor.stop()
         for listening in self._sockets:
             bound = listening.getsockname() if listening.fileno() >= 0 else ""
             listening.close()
@@ -161,11 +162,15 @@ class Proxy:
 
     def _client(self) -> asyncio.Protocol:
         limit = self.settings.max_connections
+        refusal = b""
         if limit and len(self._relays) >= limit:
             self._refused += 1
-            return _Refusal(limit)
-        self._accepted += 1
-        relay = Relay(asyncio.get_running_loop(), self._connect, self._traffic, self._tapped, self._gone)
+            message = f"sorry, too many clients already (pgtattle --max-connections {limit})"
+            refusal = error_response("FATAL", "53300", message)
+        else:
+            self._accepted += 1
+        loop = asyncio.get_running_loop()
+        relay = Relay(loop, self._connect, self._traffic, self._tapped, self._gone, refusal)
         self._relays.add(relay)
         return ClientLeg(relay)
 
@@ -184,24 +189,6 @@ class Proxy:
             self._failed += 1
             self._log.warning("upstream unreachable", error=str(error))
             raise
-
-
-class _Refusal(asyncio.Protocol):
-    """A client over `--max-connections`: told so in PostgreSQL's words when it has said who it is."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        if self._transport is not None:
-            message = f"sorry, too many clients already (pgtattle --max-connections {self._limit})"
-            self._transport.write(error_response("FATAL", "53300", message))
-            self._transport.close()
 
 
 async def connect(addresses: tuple[Address, ...], factory: Callable[[], asyncio.Protocol]) -> None:
