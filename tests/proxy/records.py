@@ -19,7 +19,9 @@ CONNECTION = Connection(
 
 def text(normal: str, sent: str = "", tags: dict[str, str] | None = None, command: str = "") -> Text:
     fingerprint = hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return Text(sent or normal, Statement(fingerprint, normal, command or normal.split()[0].upper(), "read"), tags=tags or {})
+    return Text(
+        sent or normal, Statement(fingerprint, normal, command or normal.split()[0].upper(), "read"), tags=tags or {}
+    )
 
 
 def execution(number: int = 1, normal: str = "SELECT $1", *, ms: float = 1.0, **changes: Any) -> Execution:

@@ -211,7 +211,8 @@ def test_a_stale_trace_of_a_reused_statement_is_no_exemplar() -> None:
 
 
 @pytest.mark.parametrize(
-    "accept", ["", "text/plain;version=1.0.0;escaping=allow-utf-8", "application/openmetrics-text;version=x.y", "a/b;;=,"]
+    "accept",
+    ["", "text/plain;version=1.0.0;escaping=allow-utf-8", "application/openmetrics-text;version=x.y", "a/b;;=,"],
 )
 def test_any_accept_header_gets_an_answer(accept: str) -> None:
     body, content_type = busy().exposition(accept)
@@ -232,5 +233,7 @@ def test_promtool_has_no_complaints() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("Debian's Prometheus is not installed")
-    done = subprocess.run([promtool, "check", "metrics"], input=busy().exposition()[0], capture_output=True, check=False)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=busy().exposition()[0], capture_output=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

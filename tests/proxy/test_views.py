@@ -60,7 +60,9 @@ def test_masks(given: Parameter, shown: str | None) -> None:
 
 def test_times_are_milliseconds_and_moments_utc() -> None:
     started = STARTED_NS + 1_500_000_000
-    one = execution(started_ns=started, ended_ns=started + 7_000_000, first_row_ns=started + 2_000_000, stalled_ns=3_000_000)
+    one = execution(
+        started_ns=started, ended_ns=started + 7_000_000, first_row_ns=started + 2_000_000, stalled_ns=3_000_000
+    )
     view = execution_view(one, ANCHOR, "redacted")
     assert view.at == "2023-11-14T22:13:21.500000Z"
     assert (view.duration_ms, view.first_row_ms, view.stalled_ms) == (4.0, 2.0, 3.0)
