@@ -34,6 +34,7 @@ MIXED_SHARE: Final = 0.5
 MAX_CONNECTIONS: Final = 1_000
 MAX_CLASSES: Final = 500
 MAX_STATEMENTS: Final = 2_000
+MAX_VARYING: Final = 500
 MAX_SLOTS: Final = 8
 MAX_VALUES: Final = 64
 MAX_TEXTS: Final = 1_024
@@ -191,7 +192,7 @@ class Unparameterized(Analyzer):
             if len(connection.early) < MAX_EARLY and len(execution.text.sql) <= MAX_EARLY_TEXT:
                 connection.early.append((execution, literals))
             if pasted.most_values >= MIN_VARYING:
-                if statement.fingerprint in of_class.varying or len(of_class.varying) < MAX_STATEMENTS:
+                if statement.fingerprint in of_class.varying or len(of_class.varying) < MAX_VARYING:
                     of_class.varying[statement.fingerprint] = pasted.executions
                 if of_class.pasted >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
                     of_class.next_at = 2 * of_class.pasted
