@@ -206,7 +206,7 @@ class Store:
 class _Totals:
     """Running totals of one statement."""
 
-    __slots__ = ("calls", "errors", "latencies", "max_ns", "rows", "statement", "tables", "total_ns")
+    __slots__ = ("calls", "errors", "latencies", "max_ns", "min_ns", "rows", "statement", "tables", "total_ns")
 
     def __init__(self, statement: Statement, tables: Sequence[str]) -> None:
         self.statement = statement
@@ -215,6 +215,7 @@ class _Totals:
         self.rows = 0
         self.total_ns = 0
         self.max_ns = 0
+        self.min_ns = 1 << 63
         self.errors = 0
         self.latencies = Latencies()
 
@@ -225,6 +226,8 @@ class _Totals:
         self.total_ns += duration
         if duration > self.max_ns:
             self.max_ns = duration
+        if duration < self.min_ns:
+            self.min_ns = duration
         if execution.sqlstate is not None:
             self.errors += 1
         self.latencies.add(duration)
@@ -234,11 +237,12 @@ class _Totals:
         self.rows += other.rows
         self.total_ns += other.total_ns
         self.max_ns = max(self.max_ns, other.max_ns)
+        self.min_ns = min(self.min_ns, other.min_ns)
         self.errors += other.errors
         self.latencies.take(other.latencies)
 
     def quantile(self, q: float) -> int:
-        return min(self.max_ns, self.latencies.quantile(q))
+        return max(self.min_ns, min(self.max_ns, self.latencies.quantile(q)))
 
     def view(self) -> StatementView:
         return StatementView(
