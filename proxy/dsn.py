@@ -72,7 +72,7 @@ def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = F
         for key in ("host", "hostaddr", "port"):
             parameters.pop(key, None)
     parameters.update(given)
-    user = parameters.get("user") or getpass.getuser()
+    user = parameters.get("user") or _own_name()
     database = parameters.get("dbname") or user
     rest = {key: value for key, value in parameters.items() if key != "password"}
     rest.update(user=user, dbname=database)
@@ -83,6 +83,14 @@ def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = F
         password=parameters.get("password", ""),
         database=database,
     )
+
+
+def _own_name() -> str:
+    """Who runs this, as libpq takes it for the default."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise UsageError("which user? This account has no name: put one into the connection string or set PGUSER") from None
 
 
 def quote(value: str) -> str:

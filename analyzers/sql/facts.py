@@ -154,7 +154,7 @@ def _uses(node: exp.Expression, hidden: set[str]) -> Iterator[ColumnUse]:
     if from_ is not None:
         sources.append(from_.this)
     using = node.args.get("using")
-    sources += using if isinstance(using, list) else [using] if using is not None else []
+    sources += using if isinstance(using, list) else [using] if using else []
     sources += [join.this for join in joins]
     for source in sources:
         if isinstance(source, exp.Table) and source.name and (source.db or source.name not in hidden):

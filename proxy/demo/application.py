@@ -36,9 +36,10 @@ PLANTED: Final = (
     ("n-plus-one", "customers"),
     ("missing-index", "reviews"),
     ("unparameterized", "books"),
+    ("unparameterized", ""),
     ("repeated-read", "settings"),
 )
-"""What is wrong, as (rule, table of the statement)."""
+"""What is wrong, as (rule, table of the statement); the back office's driver never binds, which is told once of all of it."""
 
 _request: ContextVar[tuple[str, str]] = ContextVar("_request", default=("", ""))
 
