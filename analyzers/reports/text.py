@@ -78,11 +78,16 @@ def evidence_in_words(evidence: Evidence) -> str:
                 f"told apart by {evidence.signal}"
             )
         case PastedEvidence():
+            binds = f"{evidence.application or 'the application'} binds {evidence.bound_share:.0%} of its executions"
+            if not evidence.slots:
+                return (
+                    f"{_plural(evidence.executions, 'execution')} of {_plural(evidence.statements, 'statement')} with "
+                    f"values in the text; {binds}"
+                )
             return (
                 f"{_plural(evidence.texts, 'different text')} in {_plural(evidence.executions, 'execution')}; "
                 f"literals in {', '.join(evidence.slots)} took {_plural(evidence.values, 'value')}, such as "
-                f"{', '.join(evidence.examples)}; {evidence.application or 'the application'} binds "
-                f"{evidence.bound_share:.0%} of its executions"
+                f"{', '.join(evidence.examples)}; {binds}"
             )
         case IndexEvidence():
             after = "" if evidence.cost_after is None else f", {evidence.cost_after:,.0f} with the index"
@@ -159,7 +164,7 @@ def _where(finding: FindingView) -> str:
     unit = finding.unit
     if unit is None:
         return ""
-    place = f" in {unit.kind} {unit.key}" if unit.key else f" in a {unit.kind}"
+    place = f"; for one in {unit.kind} {unit.key}" if unit.key else f"; for one in a {unit.kind}"
     return place + (f" of {unit.route}" if unit.route else "") + (f", at {unit.source}" if unit.source else "")
 
 
