@@ -184,7 +184,7 @@ def test_hostile_names_are_quoted(database15: Database) -> None:
 
 def test_the_planner_says_why_it_cannot(database: Database) -> None:
     async def error(planner: Planner, sql: str, name: str = database.name) -> str:
-        (text,) = Texts().read(sql)
+        text = Texts().read(sql)[0]
         question = IndexQuestion(database=name, statement=text.statement, sql=sql, parameters=(), candidates=())
         try:
             return (await planner.ask(question)).error
