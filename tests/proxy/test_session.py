@@ -1,0 +1,499 @@
+"""The decoder, by transcripts: what client and server say, and the executions that come of it."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.errors import ProtocolViolation
+from pgtattle.proxy.events import Connection, Execution
+from pgtattle.proxy.session import MAX_PENDING, Session
+from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+
+MS = 1_000_000
+
+
+def frame(kind: str | int, body: bytes = b"") -> bytes:
+    return (bytes((kind,)) if isinstance(kind, int) else kind.encode()) + struct.pack("!i", len(body) + 4) + body
+
+
+def query(sql: str) -> bytes:
+    return frame("Q", sql.encode() + b"\0")
+
+
+def parse(sql: str, name: str = "", types: tuple[int, ...] = ()) -> bytes:
+    body = name.encode() + b"\0" + sql.encode() + b"\0" + struct.pack(f"!H{len(types)}I", len(types), *types)
+    return frame("P", body)
+
+
+def bind(*values: bytes | None, name: str = "", portal: str = "", formats: tuple[int, ...] = ()) -> bytes:
+    body = portal.encode() + b"\0" + name.encode() + b"\0" + struct.pack(f"!H{len(formats)}H", len(formats), *formats)
+    body += struct.pack("!H", len(values))
+    for value in values:
+        body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
+    return frame("B", body + b"\0\0")
+
+
+def execute(portal: str = "", rows: int = 0) -> bytes:
+    return frame("E", portal.encode() + b"\0" + struct.pack("!i", rows))
+
+
+def describe(name: str = "", kind: bytes = b"S") -> bytes:
+    return frame("D", kind + name.encode() + b"\0")
+
+
+def close(name: str, kind: bytes = b"S") -> bytes:
+    return frame("C", kind + name.encode() + b"\0")
+
+
+def complete(tag: str) -> bytes:
+    return frame("C", tag.encode() + b"\0")
+
+
+def rows(count: int, size: int = 0) -> bytes:
+    return frame(COUNTED, COUNTED_BODY.pack(ord("D"), count, size or 10 * count))
+
+
+def ready(status: str = "I") -> bytes:
+    return frame("Z", status.encode())
+
+
+def error(sqlstate: str = "42601") -> bytes:
+    return frame("E", b"SERROR\0C" + sqlstate.encode() + b"\0Mwords\0\0")
+
+
+SYNC, FLUSH = frame("S"), frame("H")
+PARSED, BOUND, CLOSED, NO_DATA, SUSPENDED = frame("1"), frame("2"), frame("3"), frame("n"), frame("s")
+
+
+class Talk:
+    """A connection that is logged in; each call takes a millisecond."""
+
+    def __init__(self, *, startup: dict[str, str] | None = None) -> None:
+        numbers = itertools.count(1)
+        self.session = Session(Connection(id=1, client="127.0.0.1:1", opened_ns=0), Texts().read, lambda: next(numbers))
+        self.now = 0
+        self.executions: list[Execution] = []
+        given_ = {"user": "alice", "database": "shop", "application_name": "web", **(startup or {})}
+        body = b"".join(key.encode() + b"\0" + value.encode() + b"\0" for key, value in given_.items()) + b"\0"
+        self.session.startup(struct.pack("!iI", len(body) + 8, 196608) + body, 0)
+        self.server(frame("R", b"\0\0\0\0") + frame(PREFIX, PREFIX_HEAD.pack(ord("K"), 12) + b"\0\0\0\x2a") + ready())
+
+    def client(self, *frames: bytes) -> Talk:
+        self.now += MS
+        self.executions += self.session.frontend(b"".join(frames), self.now)
+        return self
+
+    def server(self, *frames: bytes) -> Talk:
+        self.now += MS
+        self.executions += self.session.backend(b"".join(frames), self.now)
+        return self
+
+    @property
+    def only(self) -> Execution:
+        (found,) = self.executions
+        return found
+
+    def sqls(self) -> list[str]:
+        return [one.text.sql for one in self.executions]
+
+
+def test_login() -> None:
+    connection = Talk().session.connection
+    assert (connection.user, connection.database, connection.application, connection.backend_pid) == (
+        "alice",
+        "shop",
+        "web",
+        42,
+    )
+
+
+def test_a_password_is_a_challenge() -> None:
+    session = Session(Connection(id=1, client="unix", opened_ns=0), Texts().read, lambda: 1)
+    session.backend(frame("R", b"\0\0\0\x0a") + frame("R", b"\0\0\0\0") + ready(), 1)
+    assert session.authenticated
+    assert session.challenged
+    assert not Talk().session.challenged
+
+
+def test_a_simple_query() -> None:
+    talk = Talk().client(query("SELECT 1")).server(frame("T", b"\0\0"), rows(1, 12), complete("SELECT 1"), ready())
+    one = talk.only
+    assert (one.id, one.text.sql, one.protocol, one.rows, one.command_tag, one.sqlstate) == (
+        1,
+        "SELECT 1",
+        "simple",
+        1,
+        "SELECT 1",
+        None,
+    )
+    assert (one.transaction, one.status, one.position, one.siblings) == (0, "I", 0, 1)
+    assert one.duration_ns == MS
+    assert one.first_row_ns == one.ended_ns
+    assert one.bytes_received > 12
+
+
+def test_several_statements_are_executions_of_their_own() -> None:
+    talk = Talk().client(query("SELECT 1; INSERT INTO t VALUES (1); SELECT 3"))
+    talk.server(rows(1), complete("SELECT 1"), complete("INSERT 0 5"), rows(2), complete("SELECT 2"), ready())
+    assert talk.sqls() == ["SELECT 1", "INSERT INTO t VALUES (1)", "SELECT 3"]
+    assert [one.rows for one in talk.executions] == [1, 5, 2]
+    assert [(one.position, one.siblings, one.exchange) for one in talk.executions] == [(0, 3, 1), (1, 3, 1), (2, 3, 1)]
+
+
+def test_an_error_ends_a_query_of_several_statements() -> None:
+    talk = Talk().client(query("SELECT 1; SELECT 1/0; SELECT 3"))
+    talk.server(complete("SELECT 1"), error("22012"), ready())
+    assert talk.sqls() == ["SELECT 1", "SELECT 1/0"]
+    assert [one.sqlstate for one in talk.executions] == [None, "22012"]
+
+
+def test_more_answers_than_statements_are_no_trouble() -> None:
+    talk = Talk().client(query("NOTIFY x")).server(complete("NOTIFY"), complete("INSERT 0 1"), ready())
+    assert talk.sqls() == ["NOTIFY x", "NOTIFY x"]
+
+
+def test_an_empty_query() -> None:
+    talk = Talk().client(query("")).server(frame("I"), ready())
+    assert talk.only.statement.command == "EMPTY"
+
+
+def test_the_extended_protocol_with_parameters() -> None:
+    talk = Talk().client(
+        parse("SELECT $1, $2, $3", types=(23, 25, 0)), bind(struct.pack("!i", 7), b"", None, formats=(1, 0, 0))
+    )
+    talk.client(describe(kind=b"P"), execute(), SYNC)
+    talk.server(PARSED, BOUND, frame("T", b"\0\0"), rows(1), complete("SELECT 1"), ready())
+    assert [one.value for one in talk.only.parameters] == ["7", "", None]
+    assert talk.only.values == ("7", "", None)
+    assert talk.only.binds
+    assert not talk.only.reused
+    assert talk.only.protocol == "extended"
+
+
+def test_types_come_from_the_parameter_description() -> None:
+    talk = Talk().client(parse("SELECT $1", "s"), describe("s"), SYNC)
+    talk.server(PARSED, frame("t", struct.pack("!HI", 1, 20)), frame("T", b"\0\0"), ready())
+    talk.client(bind(struct.pack("!q", -5), name="s", formats=(1,)), execute(), SYNC)
+    talk.server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert talk.only.parameters[0].value == "-5"
+    assert talk.only.parameters[0].oid == 20
+    assert talk.only.reused
+    assert talk.only.prepared == "s"
+
+
+def test_forty_thousand_parameters() -> None:
+    talk = Talk().client(parse("SELECT $1"), bind(*[b"1"] * 40_000), execute(), SYNC)
+    talk.server(PARSED, BOUND, complete("SELECT 1"), ready())
+    assert len(talk.only.parameters) == 40_000
+
+
+def test_a_pipeline_of_one_sync() -> None:
+    talk = Talk()
+    for number in range(5):
+        talk.client(parse(f"SELECT {number}, $1"), bind(b"x"), execute())
+    talk.client(SYNC)
+    talk.server(*[PARSED + BOUND + rows(1) + complete("SELECT 1")] * 5, ready())
+    assert [one.siblings for one in talk.executions] == [5] * 5
+    assert talk.sqls() == [f"SELECT {number}, $1" for number in range(5)]
+
+
+def test_a_pipeline_of_many_syncs_overlaps_answers_and_requests() -> None:
+    talk = Talk().client(*[parse("SELECT $1") + bind(b"1") + execute() + SYNC] * 3)
+    talk.server(PARSED + BOUND + complete("SELECT 1") + ready() + PARSED + BOUND)
+    talk.client(parse("SELECT 9"), bind(), execute(), SYNC)
+    talk.server(complete("SELECT 1") + ready(), PARSED + BOUND + complete("SELECT 1") + ready())
+    talk.server(PARSED + BOUND + complete("SELECT 1") + ready())
+    assert [one.exchange for one in talk.executions] == [1, 2, 3, 4]
+    assert talk.sqls()[-1] == "SELECT 9"
+    assert not talk.session.busy
+
+
+def test_an_error_skips_to_the_sync() -> None:
+    talk = Talk().client(parse("SELEC"), bind(), execute(), parse("SELECT 2"), bind(), execute())
+    talk.server(error())
+    talk.client(parse("SELECT 3"), bind(), execute(), SYNC, query("SELECT 4"))
+    talk.server(ready(), complete("SELECT 1"), ready())
+    assert talk.sqls() == ["SELEC", "SELECT 4"]
+    assert talk.executions[0].sqlstate == "42601"
+
+
+def test_what_was_skipped_never_prepared_a_statement() -> None:
+    talk = Talk().client(parse("SELECT 1/0"), bind(), execute(), parse("SELECT 'skipped'", "s"), SYNC)
+    talk.server(PARSED, BOUND, error("22012"), ready())
+    talk.client(parse("SELECT 'real'", "s"), SYNC).server(PARSED, ready())
+    talk.client(bind(name="s"), execute(), SYNC).server(BOUND, complete("SELECT 1"), ready())
+    assert talk.sqls() == ["SELECT 1/0", "SELECT 'real'"]
+
+
+def test_an_error_of_bind_is_an_execution_and_of_describe_is_none() -> None:
+    talk = Talk().client(parse("SELECT $1::int"), bind(b"x"), execute(), SYNC).server(PARSED, error("22P02"), ready())
+    assert talk.only.sqlstate == "22P02"
+    assert talk.only.parameters[0].value == "x"
+    talk.client(describe("absent"), SYNC).server(error("26000"), ready())
+    assert len(talk.executions) == 1
+
+
+def test_flush_without_sync_gives_answers_before_the_end() -> None:
+    talk = Talk().client(parse("SELECT 1", "s"), describe("s"), FLUSH).server(PARSED, frame("t", b"\0\0"), NO_DATA)
+    talk.client(bind(name="s"), execute(), SYNC).server(BOUND, complete("SELECT 1"), ready())
+    assert talk.only.text.sql == "SELECT 1"
+
+
+def test_the_fetches_of_a_portal_are_one_execution() -> None:
+    talk = Talk().client(query("BEGIN")).server(complete("BEGIN"), ready("T"))
+    talk.client(parse("SELECT x", "s"), bind(name="s", portal="p"), execute("p", 10), SYNC)
+    talk.server(PARSED, BOUND, rows(10), SUSPENDED, ready("T"))
+    for _ in range(18):
+        talk.client(execute("p", 10), SYNC).server(rows(10), SUSPENDED, ready("T"))
+    talk.client(execute("p", 10), SYNC).server(rows(5), complete("SELECT 5"), ready("T"))
+    assert [one.rows for one in talk.executions] == [0, 195]
+    fetched = talk.executions[1]
+    assert fetched.first_row_ns < fetched.ended_ns
+    assert fetched.command_tag == "SELECT 5"
+
+
+def test_a_portal_that_is_left_was_an_execution() -> None:
+    talk = Talk().client(query("BEGIN")).server(complete("BEGIN"), ready("T"))
+    talk.client(parse("SELECT x"), bind(portal="p"), execute("p", 10), SYNC).server(
+        PARSED, BOUND, rows(10), SUSPENDED, ready("T")
+    )
+    talk.client(close("p", b"P"), SYNC).server(CLOSED, ready("T"))
+    assert talk.executions[-1].rows == 10
+    talk.client(bind(portal="q"), execute("q", 10), SYNC).server(BOUND, rows(10), SUSPENDED, ready("T"))
+    talk.client(query("COMMIT")).server(complete("COMMIT"), ready())
+    assert sorted(talk.sqls()) == ["BEGIN", "COMMIT", "SELECT x", "SELECT x"]
+
+
+def test_a_name_is_resolved_when_the_server_gets_to_it() -> None:
+    talk = Talk().client(parse("SELECT 'one'", "s"), bind(name="s"), execute(), close("s"), parse("SELECT 'two'", "s"))
+    talk.client(bind(name="s"), execute(), SYNC)
+    talk.server(PARSED, BOUND, complete("SELECT 1"), CLOSED, PARSED, BOUND, complete("SELECT 1"), ready())
+    assert talk.sqls() == ["SELECT 'one'", "SELECT 'two'"]
+
+
+def test_statements_end_with_deallocate_and_discard() -> None:
+    talk = Talk()
+    for sql in ("DEALLOCATE s", 'DEALLOCATE "s"', "DEALLOCATE ALL", "DISCARD ALL"):
+        talk.client(parse("SELECT 1", "s"), SYNC).server(PARSED, ready())
+        talk.client(query(sql)).server(complete(sql.split(" ")[0]), ready())
+        talk.client(bind(name="s"), execute(), SYNC).server(error("26000"), ready())
+        assert talk.executions[-1].text.sql == ""
+
+
+def test_the_unnamed_statement_ends_with_a_simple_query() -> None:
+    talk = Talk().client(parse("SELECT 1"), SYNC).server(PARSED, ready())
+    talk.client(query("SELECT 2")).server(complete("SELECT 1"), ready())
+    talk.client(bind(), execute(), SYNC).server(error("26000"), ready())
+    assert talk.sqls() == ["SELECT 2", ""]
+
+
+def test_copy_out_and_in() -> None:
+    talk = Talk().client(query("COPY t TO STDOUT"))
+    talk.server(
+        frame("H", b"\0\0\0"),
+        frame(COUNTED, COUNTED_BODY.pack(ord("d"), 9, 900)),
+        frame("c"),
+        complete("COPY 9"),
+        ready(),
+    )
+    talk.client(query("COPY t FROM STDIN")).server(frame("G", b"\0\0\0"))
+    talk.client(frame(COUNTED, COUNTED_BODY.pack(ord("d"), 4, 400)), frame("c")).server(complete("COPY 4"), ready())
+    assert [one.rows for one in talk.executions] == [9, 4]
+    assert talk.executions[0].bytes_received > 900
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_syncs_before_the_end_of_a_copy_are_ignored(early: bool) -> None:
+    talk = Talk().client(parse("COPY t FROM STDIN"), bind(), execute(), SYNC)
+    if early:
+        talk.server(PARSED, BOUND, frame("G", b"\0\0\0")).client(frame("c"), SYNC)
+    else:
+        talk.client(frame("c"), SYNC).server(PARSED, BOUND, frame("G", b"\0\0\0"))
+    talk.server(complete("COPY 0"), ready())
+    talk.client(query("SELECT 1")).server(complete("SELECT 1"), ready())
+    assert talk.sqls() == ["COPY t FROM STDIN", "SELECT 1"]
+    assert not talk.session.busy
+
+
+def test_a_failed_copy_with_data_still_on_its_way() -> None:
+    talk = Talk().client(query("COPY t FROM STDIN")).server(frame("G", b"\0\0\0"))
+    talk.client(frame(COUNTED, COUNTED_BODY.pack(ord("d"), 4, 400))).server(error("22P04"), ready())
+    talk.client(frame(COUNTED, COUNTED_BODY.pack(ord("d"), 4, 400)), frame("c"), query("SELECT 1"))
+    talk.server(complete("SELECT 1"), ready())
+    assert [one.sqlstate for one in talk.executions] == ["22P04", None]
+
+
+def test_a_function_call_is_no_execution() -> None:
+    talk = Talk().client(frame(PREFIX, PREFIX_HEAD.pack(ord("F"), 30))).server(frame("V", b""), ready())
+    talk.client(frame(PREFIX, PREFIX_HEAD.pack(ord("F"), 30))).server(error(), ready())
+    talk.client(query("SELECT 1")).server(complete("SELECT 1"), ready())
+    assert talk.sqls() == ["SELECT 1"]
+
+
+def test_messages_at_any_moment_belong_to_nobody() -> None:
+    talk = Talk().server(frame("N", b"SNOTICE\0\0"), frame("A", b"\0\0\0\1x\0y\0"), frame("S", b"TimeZone\0UTC\0"))
+    talk.client(query("SELECT 1")).server(rows(1), frame("N", b"SNOTICE\0\0"), frame("A", b"\0\0\0\1x\0y\0"))
+    talk.server(frame("S", b"TimeZone\0UTC\0"), complete("SELECT 1"), ready()).server(error("57P01"))
+    assert talk.only.sqlstate is None
+
+
+def test_transactions_are_numbered() -> None:
+    talk = Talk()
+    for sql, tag, status in (
+        ("SELECT 1", "SELECT 1", "I"), ("BEGIN", "BEGIN", "T"), ("SELECT 2", "SELECT 1", "T"), ("COMMIT", "COMMIT", "I"),
+        ("SELECT 3", "SELECT 1", "I"), ("START TRANSACTION", "START TRANSACTION", "T"), ("ROLLBACK", "ROLLBACK", "I"),
+    ):  # fmt: skip
+        talk.client(query(sql)).server(complete(tag), ready(status))
+    talk.client(query("BEGIN; SELECT 4; COMMIT")).server(
+        complete("BEGIN"), complete("SELECT 1"), complete("COMMIT"), ready()
+    )
+    assert [one.transaction for one in talk.executions] == [0, 1, 1, 1, 0, 2, 2, 3, 3, 3]
+    assert [one.status for one in talk.executions][:4] == ["I", "T", "T", "I"]
+
+
+def settings_after(talk: Talk, sql: str, tag: str = "SET", status: str = "I") -> dict[str, str]:
+    talk.client(query(sql)).server(complete(tag), ready(status))
+    return dict(talk.executions[-1].settings)
+
+
+def test_watched_settings_are_tags_for_as_long_as_they_last() -> None:
+    talk = Talk()
+    assert settings_after(talk, "SET app.request_id = 'r1'") == {"app.request_id": "r1"}
+    assert settings_after(talk, "SELECT 1") == {"app.request_id": "r1"}
+    assert settings_after(talk, "BEGIN", "BEGIN", "T") == {"app.request_id": "r1"}
+    assert settings_after(talk, "SET LOCAL app.request_id TO 'r2'", "SET", "T") == {"app.request_id": "r2"}
+    assert settings_after(talk, "COMMIT", "COMMIT") == {"app.request_id": "r2"}
+    assert settings_after(talk, "SELECT 1") == {"app.request_id": "r1"}
+    settings_after(talk, "BEGIN", "BEGIN", "T")
+    settings_after(talk, "SET app.request_id = 'r3'", "SET", "T")
+    settings_after(talk, "ROLLBACK", "ROLLBACK")
+    assert settings_after(talk, "SELECT 1") == {"app.request_id": "r1"}
+    assert settings_after(talk, "SELECT set_config('request.path', '/x', false)", "SELECT 1") == {
+        "app.request_id": "r1",
+        "request.path": "/x",
+    }
+    assert settings_after(talk, "SET LOCAL app.trace_id = 'gone'")["app.trace_id"] == "gone"
+    assert "app.trace_id" not in settings_after(talk, "SELECT 1")
+    assert settings_after(talk, "RESET request.path", "RESET") == {"app.request_id": "r1"}
+    assert settings_after(talk, "SET work_mem = '1MB'") == {"app.request_id": "r1"}
+    assert settings_after(talk, "DISCARD ALL", "DISCARD ALL") == {}
+
+
+def test_set_config_with_bound_values() -> None:
+    talk = Talk().client(parse("SELECT set_config($1, $2, $3)"), bind(b"app.job_id", b"j7", b"f"), execute(), SYNC)
+    talk.server(PARSED, BOUND, complete("SELECT 1"), ready())
+    assert talk.only.settings == {"app.job_id": "j7"}
+
+
+def test_application_name_is_a_tag_once_it_is_changed() -> None:
+    talk = Talk().client(query("SET application_name = 'req-1'"))
+    talk.server(complete("SET"), frame("S", b"application_name\0req-1\0"), ready())
+    assert talk.only.settings == {"application_name": "req-1"}
+    assert talk.only.connection.application == "web"
+
+
+def test_times_of_a_pipeline_follow_each_other_and_stalls_are_apart() -> None:
+    talk = Talk().client(query("SELECT 1"), query("SELECT 2"))
+    talk.now += 9 * MS
+    talk.server(complete("SELECT 1"), ready())
+    talk.now += 4 * MS
+    talk.session.stalled(3 * MS, talk.now)
+    talk.server(complete("SELECT 1"), ready())
+    first, second = talk.executions
+    assert first.duration_ns == 10 * MS
+    assert second.started_ns == first.ended_ns
+    assert (second.duration_ns, second.stalled_ns) == (2 * MS, 3 * MS)
+
+
+def test_client_encoding_and_bytes_that_are_none() -> None:
+    talk = Talk().server(frame("S", b"client_encoding\0LATIN1\0"))
+    talk.client(frame("Q", "SELECT 'ö'".encode("latin-1") + b"\0")).server(complete("SELECT 1"), ready())
+    assert talk.only.text.sql == "SELECT 'ö'"
+    talk.server(frame("S", b"client_encoding\0UTF8\0")).client(frame("Q", b"SELECT '\xff'\0"))
+    talk.server(complete("SELECT 1"), ready())
+    assert talk.executions[-1].text.sql == "SELECT '\ufffd'"
+
+
+def test_a_cut_statement_is_said_to_be_cut() -> None:
+    body = b"SELECT '" + b"x" * 1000
+    talk = (
+        Talk().client(frame(PREFIX, PREFIX_HEAD.pack(ord("Q"), 5_000_000) + body)).server(complete("SELECT 1"), ready())
+    )
+    assert talk.only.text.truncated
+    assert talk.only.bytes_sent == 5_000_001
+
+
+def test_after_a_gap_it_is_in_sync_and_knows_the_statements() -> None:
+    talk = Talk().client(query("SELECT 'half'"))
+    talk.session.statement(parse("SELECT 'known'", "s"))
+    talk.session.resync("T", talk.now)
+    assert not talk.session.busy
+    talk.client(bind(name="s"), execute(), SYNC).server(BOUND, complete("SELECT 1"), ready("T"))
+    talk.client(bind(name="unknown"), execute(), SYNC).server(BOUND, complete("SELECT 1"), ready("T"))
+    assert talk.sqls() == ["SELECT 'known'", ""]
+    assert talk.executions[0].transaction == 1
+
+
+def test_the_end_of_a_connection_gives_out_what_was_complete() -> None:
+    talk = Talk().client(query("SELECT 1; SELECT 2")).server(complete("SELECT 1"))
+    (last,) = talk.session.close(talk.now)
+    assert (last.text.sql, last.status) == ("SELECT 1", "?")
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        (ready(), "impossible_answer"),
+        (complete("SELECT 1"), "impossible_answer"),
+        (PARSED, "impossible_answer"),
+        (frame("Z"), "bad_message"),
+        (frame("S", b"no end"), "bad_message"),
+    ],
+)
+def test_impossible_answers_are_named(frames: bytes, reason: str) -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        Talk().server(frames)
+    assert caught.value.reason == reason
+
+
+def test_a_client_that_never_waits_is_given_up() -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        Talk().client(SYNC * (MAX_PENDING + 1))
+    assert caught.value.reason == "state_cap"
+
+
+kinds = st.sampled_from([*b"QPBDECSHFcfX", *b"123CIEZTtnsGHWSNAVRKv", COUNTED, PREFIX])
+any_frame = st.tuples(kinds, st.binary(max_size=40)).map(lambda pair: frame(*pair))
+
+
+@given(st.lists(st.tuples(st.booleans(), any_frame), max_size=25))
+def test_any_frames_give_executions_or_a_violation(frames: list[tuple[bool, bytes]]) -> None:
+    talk = Talk()
+    try:
+        for from_client, one in frames:
+            (talk.client if from_client else talk.server)(one)
+    except ProtocolViolation:
+        pass
+    assert all(one.ended_ns >= one.started_ns for one in talk.executions)
+
+
+def test_chunks_do_not_matter() -> None:
+    requests = parse("SELECT $1", "s", (23,)) + bind(b"1", name="s") + execute() + SYNC + query("SELECT 2; SELECT 3")
+    answers = PARSED + BOUND + rows(1) + complete("SELECT 1") + ready()
+    answers += rows(1) + complete("SELECT 1") + rows(1) + complete("SELECT 1") + ready()
+    whole = Talk().client(requests).server(answers)
+    single = Talk()
+    for stream, feed in ((requests, single.client), (answers, single.server)):
+        position = 0
+        while position < len(stream):
+            end = position + 1 + int.from_bytes(stream[position + 1 : position + 5], "big")
+            feed(stream[position:end])
+            position = end
+    assert single.sqls() == whole.sqls()
+    assert [one.values for one in single.executions] == [one.values for one in whole.executions]
