@@ -47,7 +47,8 @@ class IndexQuestion(Struct, frozen=True, kw_only=True):
 class IndexAnswer(Struct, frozen=True, kw_only=True):
     """What the planner said: EXPLAIN's JSON before, and per candidate the JSON with it as a hypothetical index.
 
-    `after` is empty without HypoPG. `tables` holds facts of the catalogue by table name. `error` says why there is no plan.
+    `after` is empty without HypoPG. `tables` holds facts of the catalogue by table name. `error` says why there is no
+    plan.
     """
 
     question: IndexQuestion

@@ -1,7 +1,7 @@
 """`missing-index`: a table is read whole to find a few rows, and an index would find them.
 
-Enters: executions that take time, later the planner's answer about one of them. Leaves: questions, and findings that the plan
-supports. With HypoPG the planner itself must choose the index and be a fifth cheaper; without it the finding says
+Enters: executions that take time, later the planner's answer about one of them. Leaves: questions, and findings that the
+plan supports. With HypoPG the planner itself must choose the index and be a fifth cheaper; without it the finding says
 `unverified`. Out of scope: selecting among indexes for a whole workload.
 """
 
@@ -201,13 +201,15 @@ def _finding(
             f"An index on {columns} would find the rows. HypoPG is not installed here, so the planner was not asked."
         )
     else:
-        words = f"With an index on {columns} the planner expects {after:,.0f} instead of {root.total_cost:,.0f}, and uses it."
+        costs = f"{after:,.0f} instead of {root.total_cost:,.0f}"
+        words = f"With an index on {columns} the planner expects {costs}, and uses it."
     return Finding(
         rule="missing-index",
         subject=f"{question.database}.{facts.schema}.{relation}({columns})",
         severity="medium",
         confidence="likely" if after is None else "proven",
-        title=f"{relation} is read whole ({facts.rows:,.0f} rows) to find about {scan.rows:,.0f}: no index on {columns}",
+        title=f"{relation} is read whole ({facts.rows:,.0f} rows) to find about {scan.rows:,.0f}: "
+        f"no index on {columns}",
         fingerprints=(question.statement.fingerprint,),
         sql=question.statement.sql,
         count=0,
@@ -237,9 +239,10 @@ def quoted(name: str) -> str:
 
 
 _RESERVED: Final = frozenset(
-    "ALL ANALYSE ANALYZE AND ANY ARRAY AS ASC ASYMMETRIC BOTH CASE CAST CHECK COLLATE COLUMN CONSTRAINT CREATE "
-    "CURRENT_DATE CURRENT_ROLE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_USER DEFAULT DEFERRABLE DESC DISTINCT DO ELSE END "
-    "EXCEPT FALSE FETCH FOR FOREIGN FROM GRANT GROUP HAVING IN INITIALLY INTERSECT INTO LATERAL LEADING LIMIT LOCALTIME "
-    "LOCALTIMESTAMP NOT NULL OFFSET ON ONLY OR ORDER PLACING PRIMARY REFERENCES RETURNING SELECT SESSION_USER SOME "
-    "SYMMETRIC TABLE THEN TO TRAILING TRUE UNION UNIQUE USER USING VARIADIC WHEN WHERE WINDOW WITH".split()
+    """ALL ANALYSE ANALYZE AND ANY ARRAY AS ASC ASYMMETRIC BOTH CASE CAST CHECK COLLATE COLUMN CONSTRAINT CREATE
+    CURRENT_DATE CURRENT_ROLE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_USER DEFAULT DEFERRABLE DESC DISTINCT DO
+    ELSE END EXCEPT FALSE FETCH FOR FOREIGN FROM GRANT GROUP HAVING IN INITIALLY INTERSECT INTO LATERAL LEADING
+    LIMIT LOCALTIME LOCALTIMESTAMP NOT NULL OFFSET ON ONLY OR ORDER PLACING PRIMARY REFERENCES RETURNING SELECT
+    SESSION_USER SOME SYMMETRIC TABLE THEN TO TRAILING TRUE UNION UNIQUE USER USING VARIADIC WHEN WHERE WINDOW
+    WITH""".split()
 )

@@ -2,8 +2,8 @@
 
     python benchmarks/relay.py [--rounds 5] [--seconds 4] [--output benchmarks/RESULTS.md]
 
-Measured: transactions a second, median latency of one client in a closed loop, and CPU time a query of the middle process
-(user and system, from /proc). Medians over the rounds are quoted, and ratios taken round by round.
+Measured: transactions a second, median latency of one client in a closed loop, and CPU time a query of the middle
+process (user and system, from /proc). Medians over the rounds are quoted, and ratios taken round by round.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def pgbench(target: Target, *, mode: str, clients: int, seconds: int, user: str,
             text=True,
             check=True,
         )
-        latencies = [int(line.split(" ", 3)[2]) for log in Path(folder).iterdir() for line in log.read_text().splitlines()]
+        latencies = [
+            int(line.split(" ", 3)[2]) for log in Path(folder).iterdir() for line in log.read_text().splitlines()
+        ]
     # The profiler ends its work a moment after the last answer.
     time.sleep(0.3)
     words = done.stdout.split()
@@ -90,11 +92,11 @@ def pgbouncer(cluster: Cluster, folder: Path) -> Iterator[Target]:
     port = free_port()
     config = folder / "pgbouncer.ini"
     config.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={cluster.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+        f"[databases]\n* = user={cluster.user} host=127.0.0.1 port={cluster.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
         f"auth_type = any\npool_mode = session\nmax_client_conn = 500\ndefault_pool_size = 100\n"
         f"unix_socket_dir =\nlogfile = {folder}/pgbouncer.log\nlog_connections = 0\nlog_disconnections = 0\n"
     )
-    config.write_text(config.read_text().replace("* = host", f"* = user={cluster.user} host"))
     folder.chmod(0o777)
     as_user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
     process = subprocess.Popen(["pgbouncer", "-q", str(config)], stderr=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload]
@@ -136,7 +138,9 @@ def wait_for(port: int) -> None:
     raise SystemExit(f"nothing listens on port {port}")
 
 
-def measure(targets: list[Target], rounds: int, seconds: int, cluster: Cluster) -> dict[tuple[str, str, int], list[Round]]:
+def measure(
+    targets: list[Target], rounds: int, seconds: int, cluster: Cluster
+) -> dict[tuple[str, str, int], list[Round]]:
     results: dict[tuple[str, str, int], list[Round]] = {}
     total = rounds * len(MODES) * 2 * len(targets)
     done = 0
@@ -163,13 +167,17 @@ def table(results: dict[tuple[str, str, int], list[Round]], rounds: int, seconds
 
     bouncer = any(name == "PgBouncer" for name, _, _ in results)
     lines = [
-        f"pgbench -S, {rounds} alternating rounds of {seconds} s, medians; {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}.",
+        f"pgbench -S, {rounds} alternating rounds of {seconds} s, medians; {platform.machine()}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
         "| mode | path | tps, 4 clients | CPU µs a query: relay | + profiler | latency µs, 1 client | added µs |",
         "|---|---|---|---|---|---|---|",
     ]
-    ratios = ["", "| mode | relay CPU / PgBouncer | relay + profiler CPU / PgBouncer | added latency / PgBouncer's |", "|---|---|---|---|"]
+    ratios = [
+        "",
+        "| mode | relay CPU / PgBouncer | relay + profiler CPU / PgBouncer | added latency / PgBouncer's |",
+        "|---|---|---|---|",
+    ]
     for mode in MODES:
         direct = [one.latency_us for one in results["direct", mode, 1]]
         for name in dict.fromkeys(name for name, _, _ in results):
@@ -178,7 +186,8 @@ def table(results: dict[tuple[str, str, int], list[Round]], rounds: int, seconds
             both = [sum(one.cpu_us.values()) for one in busy]
             added = [one.latency_us - base for one, base in zip(alone, direct, strict=True)]
             lines.append(
-                f"| {mode} | {name} | {middle([one.tps for one in busy]):,.0f} | {middle(cpu):.1f} | {middle(both):.1f} | "
+                f"| {mode} | {name} | {middle([one.tps for one in busy]):,.0f} "
+                f"| {middle(cpu):.1f} | {middle(both):.1f} | "
                 f"{middle([one.latency_us for one in alone]):.0f} | {middle(added):.0f} |"
             )
         if bouncer:
@@ -206,7 +215,20 @@ def main() -> None:
         cluster = stack.enter_context(Cluster(18))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         subprocess.run(
-            ["pgbench", "-i", "-q", "-s", "5", "-h", "127.0.0.1", "-p", str(cluster.port), "-U", cluster.user, "postgres"],
+            [
+                "pgbench",
+                "-i",
+                "-q",
+                "-s",
+                "5",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(cluster.port),
+                "-U",
+                cluster.user,
+                "postgres",
+            ],
             check=True,
             capture_output=True,
         )

@@ -1,4 +1,4 @@
-"""The command line. Each command loads what it needs when it runs, so that `--help` is quick and the relay stays light."""
+"""The command line. A command loads what it needs when it runs: `--help` is quick and the relay stays light."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ async def watch(settings: Settings) -> int:
 
 
 async def dashboard(api: str, seconds: float | None = None) -> int:
-    """Run the TUI as a child on this terminal, until it is left or so many seconds; signals are its business meanwhile."""
+    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api)
     _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: _signal(process, number))
     try:
@@ -159,8 +159,8 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str]) -> int:
     verdict = judge(report.findings, gate.fail_on, baseline)
     session = report.session
     say(
-        f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings, {len(verdict.failing)} of them new "
-        f"and {gate.fail_on} or graver"
+        f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings, "
+        f"{len(verdict.failing)} of them new and {gate.fail_on} or graver"
         if gate.fail_on != "never"
         else f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings"
     )

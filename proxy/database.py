@@ -1,9 +1,10 @@
 """The side connection: asks the planner, never runs a statement.
 
-Enters: an analyzer's question. Leaves: EXPLAIN's JSON before and with hypothetical indexes, and facts of the catalogue. Each
-job is `BEGIN READ ONLY … ROLLBACK` under time limits; the statement goes by the extended protocol with the captured values,
-so that it is one statement and nothing is interpolated. HypoPG is used where it is installed and never installed.
-Source: PostgreSQL, "EXPLAIN"; HypoPG's documentation (hypothetical indexes survive ROLLBACK, so they are reset each time).
+Enters: an analyzer's question. Leaves: EXPLAIN's JSON before and with hypothetical indexes, and facts of the catalogue.
+Each job is `BEGIN READ ONLY … ROLLBACK` under time limits; the statement goes by the extended protocol with the
+captured values, so that it is one statement and nothing is interpolated. HypoPG is used where it is installed and never
+installed. Source: PostgreSQL, "EXPLAIN"; HypoPG's documentation (hypothetical indexes survive ROLLBACK, so they are
+reset each time).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where PostgreSQL is: libpq connection strings and PG* variables in, an `Upstream` out.
 
-Source: PostgreSQL, "Connection Strings" and "Environment Variables" of libpq. The strings are read here because the relay
-process never loads libpq; whatever is not an address, a name or a password goes to the side connection as it is.
+Source: PostgreSQL, "Connection Strings" and "Environment Variables" of libpq. The strings are read here because the
+relay process never loads libpq; whatever is not an address, a name or a password goes to the side connection as it is.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def parse(dsn: str) -> dict[str, str]:
         match = _KEYWORD.match(dsn, position)
         if match is None:
             raise UsageError(
-                "this is no connection string: write postgresql://USER@HOST:PORT/DATABASE or host=… port=… user=… dbname=…"
+                "this is no connection string: write postgresql://USER@HOST:PORT/DATABASE "
+                "or host=… port=… user=… dbname=…"
             )
         value = match[2] if match[2] is not None else match[3]
         parameters[match[1]] = re.sub(r"\\(.)", r"\1", value)
@@ -55,7 +56,8 @@ def parse(dsn: str) -> dict[str, str]:
 def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = False) -> Upstream:
     """The upstream of `dsn`, else of PGTATTLE_UPSTREAM, the PG* variables or (when asked) DATABASE_URL.
 
-    What the string leaves out comes from the PG* variables, as with libpq. Raises UsageError when nothing says where it is.
+    What the string leaves out comes from the PG* variables, as with libpq. Raises UsageError when nothing says where it
+    is.
     """
     dsn = dsn or environment.get("PGTATTLE_UPSTREAM", "")
     if not dsn and not any(environment.get(name) for name in _PLACES) and database_url:
@@ -90,7 +92,9 @@ def _own_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise UsageError("which user? This account has no name: put one into the connection string or set PGUSER") from None
+        raise UsageError(
+            "which user? This account has no name: put one into the connection string or set PGUSER"
+        ) from None
 
 
 def quote(value: str) -> str:

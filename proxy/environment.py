@@ -37,7 +37,8 @@ def child_environment(
 
 
 def rewrite_url(url: str, host: str, port: int) -> str:
-    """A database URL with another host and port and without TLS; anything that is no PostgreSQL URL comes back unchanged.
+    """A database URL with another host and port and without TLS; anything that is no PostgreSQL URL comes back
+    unchanged.
 
     `sslmode` is set where the driver knows it (libpq's), `ssl` where it was given (asyncpg, pg8000).
     """

@@ -102,7 +102,8 @@ class Text(Struct, frozen=True):
 class Execution(Struct, frozen=True, kw_only=True):
     """A statement that the server began, and how it ended.
 
-    `id` counts up from 1 in a session. `exchange` numbers the connection's exchanges, `position` counts from 0 in it and
+    `id` counts up from 1 in a session. `exchange` numbers the connection's exchanges, `position` counts from 0 in it
+    and
     `siblings` is the number of executions of the whole exchange. `reused` is true when the Parse of this statement came
     in an earlier exchange: dynamic tags of its comment are then stale. `transaction` is 0 in autocommit, else a number
     that is unique on its connection; `status` is the server's answer at the end of the exchange: `I`, `T`, `E`, or `?`

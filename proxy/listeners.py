@@ -19,8 +19,8 @@ SOCKET_NAME: Final = ".s.PGSQL.5432"
 def listen(address: Address, what: str, *, private: bool = False) -> list[socket.socket]:
     """Sockets that listen at `address`, one for each address of its host.
 
-    A unix path that is a folder gets libpq's file name for port 5432; a stale socket file is replaced. `private` makes the
-    file 0600. Raises UsageError, which names `what`.
+    A unix path that is a folder gets libpq's file name for port 5432; a stale socket file is replaced. `private` makes
+    the file 0600. Raises UsageError, which names `what`.
     """
     try:
         if address.path:

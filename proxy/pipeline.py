@@ -1,6 +1,8 @@
-"""The profiler's one direction: the tap's records → sessions → executions → units of work → analyzers → store and metrics.
+"""The profiler's one direction: the tap's records → sessions → executions → units of work → analyzers → store and
+metrics.
 
-Enters: batches and moments. Leaves: what the store and the metrics hold, and questions for the planner. No I/O, no clock.
+Enters: batches and moments. Leaves: what the store and the metrics hold, and questions for the planner. No I/O, no
+clock.
 """
 
 from __future__ import annotations

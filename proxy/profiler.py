@@ -1,7 +1,7 @@
 """The second process: takes the relay's batches, runs the pipeline, asks the planner, serves the API and the metrics.
 
-Started by `supervisor` with the number of its end of the socketpair; everything else comes in `Hello`. It exits when the
-relay closes the socketpair, so it cannot outlive it.
+Started by `supervisor` with the number of its end of the socketpair; everything else comes in `Hello`. It exits when
+the relay closes the socketpair, so it cannot outlive it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One client connection and its server connection: bytes go on as they came, then the tap sees them.
 
 Enters: a client's transport. Leaves: every byte, to the other side. Nothing is decoded but the packets before a session
-(SSLRequest, GSSENCRequest, CancelRequest, StartupMessage). While one side does not take its bytes, the other is not read, so
-memory is bounded; an end of stream is passed on by itself, so that a half-closed client still gets its answer.
+(SSLRequest, GSSENCRequest, CancelRequest, StartupMessage). While one side does not take its bytes, the other is not
+read, so memory is bounded; an end of stream is passed on by itself, so that a half-closed client still gets its answer.
 Source: PostgreSQL, "Message Flow: Start-up, Canceling Requests in Progress, Termination, SSL Session Encryption".
 """
 
@@ -39,8 +39,8 @@ class Traffic:
 class Relay:
     """A client and its server. `ended` is called once, when both are gone, with a word for who ended it.
 
-    A `refusal` is an ErrorResponse that the client gets instead of a session, once it has said who it is; a cancel is let
-    through all the same.
+    A `refusal` is an ErrorResponse that the client gets instead of a session, once it has said who it is; a cancel is
+    let through all the same.
     """
 
     __slots__ = (
@@ -192,7 +192,7 @@ class Relay:
             self.server.write_eof()
 
     def server_eof(self) -> None:
-        """The server ended: flush, tell the client, and let it go before the socket is closed under its unread bytes."""
+        """The server ended: flush, tell the client, and let it go before its socket is closed under unread bytes."""
         self._server_eof = True
         self._reason = self._reason or "server"
         if self.client is None or self._client_eof:

@@ -121,7 +121,7 @@ class PastedEvidence(Struct, frozen=True, kw_only=True, tag="unparameterized", t
 
 
 class IndexEvidence(Struct, frozen=True, kw_only=True, tag="missing-index", tag_field="rule"):
-    """`missing-index`: what the planner said. Costs are the planner's units, before and after the hypothetical index."""
+    """`missing-index`: what the planner said. Costs are in its units, before and after the hypothetical index."""
 
     table: str
     columns: list[str]
@@ -171,7 +171,8 @@ class FindingView(Struct, frozen=True, kw_only=True):
 class SessionView(Struct, frozen=True, kw_only=True):
     """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.
 
-    `evicted` counts what fell out of the bounded memory: `executions`, `statements` (their totals go to `other`), `findings`.
+    `evicted` counts what fell out of the bounded memory: `executions`, `statements` (their totals go to `other`),
+    `findings`.
     """
 
     id: str

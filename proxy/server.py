@@ -127,7 +127,7 @@ class Proxy:
         return await self._supervisor.finish(timeout) if self._supervisor is not None else None
 
     async def drain(self) -> None:
-        """Stop accepting; end each connection when its exchange and transaction end, all of them after the drain time."""
+        """Stop accepting; end a connection when its exchange and transaction end, all after the drain time."""
         self._stop_listening()
         deadline = time.monotonic() + self.settings.drain_seconds
         while self._relays and time.monotonic() < deadline:
@@ -192,7 +192,7 @@ class Proxy:
 
 
 async def connect(addresses: tuple[Address, ...], factory: Callable[[], asyncio.Protocol]) -> None:
-    """Connect to the first address that answers, names resolved anew. Raises UpstreamUnreachable naming all that failed."""
+    """Connect to the first address that answers, names resolved anew. Raises UpstreamUnreachable, naming all."""
     loop = asyncio.get_running_loop()
     failures: list[str] = []
     for address in addresses:

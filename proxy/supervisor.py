@@ -1,7 +1,8 @@
-"""The relay's side of the profiler process: starts it, feeds it, counts what it acknowledges, starts it again when it dies.
+"""The relay's side of the profiler process: starts it, feeds it, counts what it acknowledges, starts it again when it
+dies.
 
-Enters: the tap's batches. Leaves: counters for the profiler to show, and the report at the end. The profiler inherits its
-sockets (socketpair, API, metrics) and exits when the socketpair closes, so it never outlives the relay.
+Enters: the tap's batches. Leaves: counters for the profiler to show, and the report at the end. The profiler inherits
+its sockets (socketpair, API, metrics) and exits when the socketpair closes, so it never outlives the relay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings that say which request a connection works for: application_name, and `app.request_id`-like names.
 
-Enters: statements as they were executed. Leaves: the tags in force. `SET LOCAL` and `set_config(…, true)` last until the end of the
-transaction, the others until they are changed; a rollback undoes both, as the server does.
+Enters: statements as they were executed. Leaves: the tags in force. `SET LOCAL` and `set_config(…, true)` last until
+the end of the transaction, the others until they are changed; a rollback undoes both, as the server does.
 Source: PostgreSQL, "SET", "RESET", "System Administration Functions: set_config".
 """
 

@@ -1,8 +1,9 @@
 """The tap: chunks that were already forwarded in, batches for the profiler out.
 
-It never waits, never raises and never changes a byte. When the profiler lags or is gone, a connection is left unobserved until no
-request of it is unanswered; what was missed is counted in executions, and then the profiler is told the live named statements
-and goes on. An execution is credited with the ReadyForQuery of its exchange, when the decoder emits it too, so that
+It never waits, never raises and never changes a byte. When the profiler lags or is gone, a connection is left
+unobserved until no request of it is unanswered; what was missed is counted in executions, and then the profiler is told
+the live named statements and goes on. An execution is credited with the ReadyForQuery of its exchange, when the decoder
+emits it too, so that
 `executions` (acknowledged), `shed` and `lost` add up.
 Out of scope: what frames mean beyond that.
 """
@@ -289,7 +290,7 @@ class Line:
         except ProtocolViolation as violation:
             self.give_up(violation.reason)
             return
-        except Exception:  # noqa: BLE001 - whatever the bytes were, they were forwarded: traffic comes first
+        except Exception:
             self.give_up("exception")
             return
         if frames and not self._blind:

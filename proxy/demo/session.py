@@ -58,9 +58,9 @@ async def _headless(settings: Settings, cluster: Cluster, seconds: float, output
     from pgtattle.analyzers.reports import FORMATS
 
     async with _proxied(settings) as (proxy, listen, _):
-        with _step(f"the application works for {seconds:g} seconds through {listen}"):
-            with _application(cluster, listen, seconds) as process:
-                code = await asyncio.to_thread(process.wait)
+        step = _step(f"the application works for {seconds:g} seconds through {listen}")
+        with step, _application(cluster, listen, seconds) as process:
+            code = await asyncio.to_thread(process.wait)
         if code:
             raise PgtattleError(f"the sample application failed with {code}")
         with _step("finishing the analysis"):

@@ -1,6 +1,7 @@
 """The records that the tap sends to the profiler, packed.
 
-A batch is a run of records, each a header (`kind` u8, `connection` u32, `at_ns` u64, `size` u32, big endian) and a body:
+A batch is a run of records, each a header (`kind` u8, `connection` u32, `at_ns` u64, `size` u32, big endian) and a
+body:
 
     OPENED      JSON `Opened`: a client connected, or (after a restart of the profiler) was found connected
     STARTUP     the StartupMessage as sent, length word included

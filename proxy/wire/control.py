@@ -1,7 +1,8 @@
 """What the relay and the profiler say to each other over their socketpair.
 
-The stream is a run of messages: `size` u32 (of what follows), `kind` u8, payload. `BATCH` is a sequence number (u64) and the
-records of `batch`; `CONTROL` is one of the JSON records below. Batches flow from the relay to the profiler only.
+The stream is a run of messages: `size` u32 (of what follows), `kind` u8, payload. `BATCH` is a sequence number (u64)
+and the records of `batch`; `CONTROL` is one of the JSON records below. Batches flow from the relay to the profiler
+only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The frame scanner: chunks of one direction in, trimmed frames out (the format is `batch`'s).
 
-It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix, rows and copy data
-are counted, passwords are dropped. It decodes nothing: a `Watch` is told of the few frames that the tap must know.
+It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix, rows and copy
+data are counted, passwords are dropped. It decodes nothing: a `Watch` is told of the few frames that the tap must know.
 Source: PostgreSQL, "Message Formats"; the length limits are those of the server (`src/include/libpq/libpq.h`).
 """
 
@@ -47,7 +47,7 @@ BACKEND_TYPES: Final = _table(b"CIEZTtn123sGHWSNAvc", count=b"Dd", prefix=((b"RK
 
 
 Watch = Callable[[int, bytes, int, int], None]
-"""Called with (type, data, start, end) of a frame as it passes; its body, cut where it is long, is `data[start:end]`."""
+"""Called with (type, data, start, end) of a frame as it passes; its body, maybe cut, is `data[start:end]`."""
 
 
 class Scanner:

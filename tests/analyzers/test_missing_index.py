@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -73,31 +72,36 @@ def ask(
 
 
 @pytest.fixture
-def hypothetical(database15: Database) -> Iterator[Database]:
+def hypothetical(database15: Database) -> Database:
     with psycopg.connect(database15.dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION hypopg")
         connection.execute(SCHEMA)
-    yield database15
+    return database15
 
 
 @pytest.fixture
-def plain(database: Database) -> Iterator[Database]:
+def plain(database: Database) -> Database:
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute(SCHEMA)
-    yield database
+    return database
 
 
 SPEAKS = [
     ("SELECT * FROM people WHERE mail = 'p7@x'", (), "public.people", ["mail"]),
     ("SELECT * FROM people WHERE mail = $1", (Parameter(25, "p7@x"),), "public.people", ["mail"]),
-    ("SELECT * FROM people p WHERE p.city = $1 AND p.friend > $2", (Parameter(25, "city3"), Parameter(23, "59900")), "public.people", ["city", "friend"]),
+    (
+        "SELECT * FROM people p WHERE p.city = $1 AND p.friend > $2",
+        (Parameter(25, "city3"), Parameter(23, "59900")),
+        "public.people",
+        ["city", "friend"],
+    ),
     ('SELECT 1 FROM people WHERE "Odd Name" = 5', (), "public.people", ["Odd Name"]),
     ("UPDATE people SET city = 'x' WHERE mail = 'p9@x'", (), "public.people", ["mail"]),
     ("DELETE FROM people WHERE mail IN ('a', 'b')", (), "public.people", ["mail"]),
     ("SELECT count(*) FROM people WHERE friend = ANY($1)", (Parameter(1007, "{1,2}"),), "public.people", ["friend"]),
     ('SELECT * FROM "other place".things WHERE colour = $1', (Parameter(25, "c7"),), "other place.things", ["colour"]),
     ("WITH q AS (SELECT id FROM people WHERE mail = 'x') SELECT * FROM q", (), "public.people", ["mail"]),
-]  # fmt: skip
+]
 
 SILENT = [
     ("SELECT * FROM people WHERE id = 7", ()),

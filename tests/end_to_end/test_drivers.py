@@ -20,7 +20,7 @@ import psycopg2.extras
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, Served, Serve
+from tests.conftest import Database, Serve, Served
 
 VALUES: list[Any] = [
     1,
@@ -70,7 +70,9 @@ def with_psycopg(database: Database) -> list[Any]:
         with connection.cursor().copy("COPY loaded FROM STDIN") as copy:
             for n in range(5000):
                 copy.write_row((n, f"row {n}"))
-        results.append(connection.execute("SELECT count(*), sum(a), md5(string_agg(b, ',' ORDER BY a)) FROM loaded").fetchall())
+        results.append(
+            connection.execute("SELECT count(*), sum(a), md5(string_agg(b, ',' ORDER BY a)) FROM loaded").fetchall()
+        )
         for failing in ("SELECT 1/0", "SELEC 1", "SELECT * FROM absent", "INSERT INTO item (id) VALUES (1)"):
             with pytest.raises(psycopg.Error) as caught:
                 connection.execute(failing)
@@ -88,11 +90,17 @@ def with_psycopg2(database: Database) -> list[Any]:
             if isinstance(value, uuid.UUID):
                 continue
             cursor.execute("SELECT %s", [value])
-            results.append([[bytes(cell) if isinstance(cell, memoryview) else cell for cell in row] for row in cursor.fetchall()])
+            results.append(
+                [[bytes(cell) if isinstance(cell, memoryview) else cell for cell in row] for row in cursor.fetchall()]
+            )
         cursor.execute("SELECT id, name, price, made, tags FROM item ORDER BY id")
         results.append(cursor.fetchall())
-        psycopg2.extras.execute_values(cursor, "INSERT INTO item (id, name) VALUES %s", [(n, "new") for n in range(9000, 9100)])
-        psycopg2.extras.execute_batch(cursor, "UPDATE item SET name = %s WHERE id = %s", [("b", n) for n in range(9000, 9100)])
+        psycopg2.extras.execute_values(
+            cursor, "INSERT INTO item (id, name) VALUES %s", [(n, "new") for n in range(9000, 9100)]
+        )
+        psycopg2.extras.execute_batch(
+            cursor, "UPDATE item SET name = %s WHERE id = %s", [("b", n) for n in range(9000, 9100)]
+        )
         cursor.execute("SELECT id, name FROM item WHERE id >= 9000 ORDER BY id")
         results.append(cursor.fetchall())
         with connection.cursor("held") as held:

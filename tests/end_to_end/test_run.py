@@ -141,7 +141,9 @@ def test_the_environment_leads_to_the_proxy(database: Database, run: Run, tmp_pa
     ("script", "code"),
     [("raise SystemExit(7)", 7), ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137), ("pass", 0)],
 )
-def test_the_exit_code_of_the_command_is_kept(database: Database, run: Run, tmp_path: Path, script: str, code: int) -> None:
+def test_the_exit_code_of_the_command_is_kept(
+    database: Database, run: Run, tmp_path: Path, script: str, code: int
+) -> None:
     assert run(database, script).returncode == code
     assert report(tmp_path).session.executions == 0
 
@@ -150,7 +152,16 @@ def test_a_command_that_cannot_be_started(database: Database, tmp_path: Path) ->
     (tmp_path / "plain.txt").write_text("no program")
     for command, code in ((["absent-command"], 127), ([str(tmp_path / "plain.txt")], 126)):
         done = subprocess.run(
-            [sys.executable, "-m", "pgtattle.proxy.cli", "run", "--upstream", database.dsn_without_password, "--", *command],
+            [
+                sys.executable,
+                "-m",
+                "pgtattle.proxy.cli",
+                "run",
+                "--upstream",
+                database.dsn_without_password,
+                "--",
+                *command,
+            ],
             capture_output=True,
             text=True,
         )

@@ -346,7 +346,8 @@ def test_messages_at_any_moment_belong_to_nobody() -> None:
 def test_transactions_are_numbered() -> None:
     talk = Talk()
     for sql, tag, status in (
-        ("SELECT 1", "SELECT 1", "I"), ("BEGIN", "BEGIN", "T"), ("SELECT 2", "SELECT 1", "T"), ("COMMIT", "COMMIT", "I"),
+        ("SELECT 1", "SELECT 1", "I"), ("BEGIN", "BEGIN", "T"), ("SELECT 2", "SELECT 1", "T"),
+        ("COMMIT", "COMMIT", "I"),
         ("SELECT 3", "SELECT 1", "I"), ("START TRANSACTION", "START TRANSACTION", "T"), ("ROLLBACK", "ROLLBACK", "I"),
     ):  # fmt: skip
         talk.client(query(sql)).server(complete(tag), ready(status))
