@@ -1,6 +1,6 @@
 """`missing-index`: a table is read whole to find a few rows, and an index would find them.
 
-Enters: executions that take time, later the planner's answer about one of them. Leaves: questions, and findings that the
+Enters: executions that take time, later the planner's answer about one. Leaves: questions, and findings that the
 plan supports. With HypoPG the planner itself must choose the index and be a fifth cheaper; without it the finding says
 `unverified`. Out of scope: selecting among indexes for a whole workload.
 """

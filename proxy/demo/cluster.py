@@ -38,6 +38,17 @@ def _as_nobody() -> dict[str, Any]:
     return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
+def _open_folder() -> str | None:
+    """Where the temporary folder can be: as root, a place that `nobody` can get to too; None is the usual one."""
+    if os.geteuid() != 0:
+        return None
+    for name in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
+        path = Path(name).resolve()
+        if path.is_dir() and all(one.stat().st_mode & 0o001 for one in (path, *path.parents)):
+            return name
+    raise UsageError("PostgreSQL will not run as root, and no other user can get to /tmp; run this as another user")
+
+
 class Cluster:
     """A PostgreSQL server; a context manager that starts and removes it.
 
@@ -101,7 +112,7 @@ class Cluster:
         """Create the cluster at the first call, and start the server."""
         if self._folder is None:
             atexit.register(self.remove)
-            self._folder = Path(tempfile.mkdtemp(prefix="pgtattle-postgres-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="pgtattle-postgres-", dir=_open_folder()))
             self._folder.chmod(0o755)
             self._create(self._folder)
         self._launch(self._folder)
