@@ -51,7 +51,7 @@ def test_the_demo_names_each_planted_problem_once_and_nothing_healthy(folder: Pa
     assert "Traceback" not in done.stderr
     report = msgspec.json.decode((folder / "out.json").read_bytes(), type=Report)
     tables = {one.fingerprint: one.tables for one in report.statements}
-    found = sorted((one.rule, tables[one.fingerprints[0]][0] if one.fingerprints else "") for one in report.findings)
+    found = sorted((one.rule, tables[one.fingerprints[0]][0] if one.sql else "") for one in report.findings)
     assert found == sorted(PLANTED)
     (index,) = [one for one in report.findings if one.rule == "missing-index"]
     assert "ON public.reviews USING btree (reviewer)" in index.suggestion.sql

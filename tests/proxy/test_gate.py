@@ -15,7 +15,8 @@ from pgtattle.proxy.schema import FindingView, Severity, SlowEvidence, Suggestio
 
 def finding(name: str, severity: Severity = "high", title: str = "slow") -> FindingView:
     return FindingView(
-        id=name, rule="slow-query", severity=severity, confidence="proven", title=title, fingerprints=[], sql="SELECT $1",
+        id=name, rule="slow-query", severity=severity, confidence="proven", title=title,
+        fingerprints=[], sql="SELECT $1",
         count=1, total_ms=1.0, unit=None, suggestion=Suggestion(text="x"), first_seen="", last_seen="",
         evidence=SlowEvidence(target_ms=1, executions=1, over_target=1, p50_ms=1, max_ms=1, rows=1),
     )  # fmt: skip
