@@ -1,6 +1,6 @@
 """pgbench directly, through PgBouncer and through pgtattle, in alternating rounds of one run.
 
-    python benchmarks/relay.py [--rounds 5] [--seconds 4] [--output benchmarks/RESULTS.md]
+    python benchmarks/relay.py [--rounds 5] [--seconds 4] [--output benchmarks/README.md]
 
 Measured: transactions a second, median latency of one client in a closed loop, and CPU time a query of the middle
 process (user and system, from /proc). Medians over the rounds are quoted, and ratios taken round by round.
@@ -29,6 +29,18 @@ from pgtattle.proxy.demo.cluster import Cluster
 
 MODES = ("simple", "extended", "prepared")
 TICK = os.sysconf("SC_CLK_TCK")
+
+PAGE = """# Benchmarks
+
+```sh
+make bench
+```
+
+runs `relay.py` and writes this page: pgbench directly, through PgBouncer (session pooling) and through pgtattle, in
+alternating rounds of one run on one machine. CPU is user and system time of the process between, read from /proc, for
+each query; pgtattle's relay does the forwarding, its profiler decodes and analyzes beside it. PgBouncer looks at nothing.
+
+{table}"""
 
 
 @dataclass
@@ -207,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("README.md"))
     options = parser.parse_args()
     if shutil.which("pgbench") is None:
         raise SystemExit("pgbench is not installed (Debian: postgresql-client and postgresql-contrib)")
@@ -238,8 +250,7 @@ def main() -> None:
         targets.append(stack.enter_context(pgtattle(cluster)))
         text = table(measure(targets, options.rounds, options.seconds, cluster), options.rounds, options.seconds)
     print(text)
-    if options.output is not None:
-        options.output.write_text("# Results\n\nWritten by `make bench`.\n\n" + text)
+    options.output.write_text(PAGE.format(table=text), encoding="utf-8")
 
 
 if __name__ == "__main__":
