@@ -38,7 +38,7 @@ make bench
 
 runs `relay.py` and writes this page: pgbench directly, through PgBouncer (session pooling) and through pgtattle, in
 alternating rounds of one run on one machine. CPU is user and system time of the process between, read from /proc, for
-each query; pgtattle's relay does the forwarding, its profiler decodes and analyzes beside it. PgBouncer looks at nothing.
+each query; pgtattle's relay forwards, its profiler decodes and analyzes beside it. PgBouncer looks at nothing.
 
 {table}"""
 
