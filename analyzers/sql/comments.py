@@ -1,6 +1,6 @@
 """Tags in SQL comments: sqlcommenter, marginalia and plain `key=value`.
 
-Source: the sqlcommenter specification; marginalia's README. Comments that are none of these are for people and are ignored.
+Source: the sqlcommenter specification; marginalia's README. Comments that are none of these are ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What sqlglot knows of a statement: its tables, and which columns filter, join, sort and group it.
 
-Enters: a normal form, once for each fingerprint. sqlglot never sees what it cannot bear: only reads and writes, bounded in
-size and nesting; whatever it raises leaves `parsed` false and is counted, and the tables are then found lexically.
+Enters: a normal form, once for each fingerprint. sqlglot never sees what it cannot bear: only reads and writes, bounded
+in size and nesting; whatever it raises leaves `parsed` false and is counted, and the tables are then found lexically.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.sql.texts import MAX_NORMAL_FORM, Bounded
 from pgtattle.analyzers.sql.tokens import tokenize
 from pgtattle.proxy.events import Text
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-MAX_PARSED: Final = 32_768
+MAX_PARSED: Final = MAX_NORMAL_FORM
 MAX_DEPTH: Final = 40
 
 Role = Literal["eq", "range", "like", "join", "order", "group"]
@@ -28,7 +28,7 @@ _PLACEHOLDER: Final = re.compile(r"\$\d+")
 
 
 class ColumnUse(Struct, frozen=True):
-    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` is what wraps it."""
+    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` wraps it."""
 
     table: str
     column: str
@@ -115,7 +115,7 @@ def _parse(sql: str) -> Facts:
     import sqlglot
     from sqlglot import exp
 
-    # Any number will do for a placeholder: only the place counts, and `$1, $2` is more than sqlglot's tokenizer can take.
+    # Any number will do for a placeholder: only the place counts, and sqlglot's tokenizer trips over `$1, $2`.
     tree = sqlglot.parse_one(_PLACEHOLDER.sub("1", sql), read="postgres")
     if isinstance(tree, exp.Command):
         raise ValueError("kept as an opaque command")

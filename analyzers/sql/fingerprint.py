@@ -1,8 +1,9 @@
 """The lexical normal form of one statement, and its fingerprint.
 
 Comments and white space go; literals and parameters become `$1, $2 …`; IN lists, ARRAY lists and equal rows of VALUES
-collapse to one member; names are folded as the server folds them, keywords are capitals. `= $1`, `IN ($1)` and `= ANY($1)` stay
-apart, because a loop and its cure must. The names of savepoints, cursors and prepared statements are forgotten.
+collapse to one member; names are folded as the server folds them, keywords are capitals. `= $1`, `IN ($1)` and
+`= ANY($1)` stay apart, because a loop and its cure must. The names of savepoints, cursors and prepared statements are
+forgotten.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ MAX_SLOTS: Final = 256
 MAX_VALUE: Final = 1_000
 
 KEYWORDS: Final = frozenset(
-    """ALL ALTER ANALYZE AND ANY ARRAY AS ASC BEGIN BETWEEN BY CASE CAST CHECK CLOSE COLLATE COMMIT CONFLICT CONSTRAINT COPY
-    CREATE CROSS CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURSOR DEALLOCATE DECLARE DEFAULT DELETE DESC DISCARD DISTINCT DO
-    DROP ELSE END EXCEPT EXECUTE EXISTS EXPLAIN FALSE FETCH FOR FOREIGN FROM FULL GRANT GROUP HAVING ILIKE IN INDEX INNER
-    INSERT INTERSECT INTERVAL INTO IS ISNULL JOIN LATERAL LEFT LIKE LIMIT LISTEN LOCK LOCKED MATERIALIZED MERGE NATURAL NOT
-    NOTHING NOTIFY NOTNULL NOWAIT NULL NULLS OFFSET ON ONLY OR ORDER OUTER OVER PARTITION PREPARE PRIMARY RECURSIVE REFERENCES
-    RELEASE RESET RETURNING REVOKE RIGHT ROLLBACK SAVEPOINT SELECT SET SHOW SIMILAR SKIP SOME START TABLE THEN TO TRANSACTION
-    TRUE TRUNCATE UNION UNIQUE UNLISTEN UPDATE USING VACUUM VALUES VIEW WHEN WHERE WINDOW WITH""".split()
+    """ALL ALTER ANALYZE AND ANY ARRAY AS ASC BEGIN BETWEEN BY CASE CAST CHECK CLOSE COLLATE COMMIT CONFLICT
+    CONSTRAINT COPY CREATE CROSS CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURSOR DEALLOCATE DECLARE
+    DEFAULT DELETE DESC DISCARD DISTINCT DO DROP ELSE END EXCEPT EXECUTE EXISTS EXPLAIN FALSE FETCH FOR
+    FOREIGN FROM FULL GRANT GROUP HAVING ILIKE IN INDEX INNER INSERT INTERSECT INTERVAL INTO IS ISNULL JOIN
+    LATERAL LEFT LIKE LIMIT LISTEN LOCK LOCKED MATERIALIZED MERGE NATURAL NOT NOTHING NOTIFY NOTNULL NOWAIT
+    NULL NULLS OFFSET ON ONLY OR ORDER OUTER OVER PARTITION PREPARE PRIMARY RECURSIVE REFERENCES RELEASE
+    RESET RETURNING REVOKE RIGHT ROLLBACK SAVEPOINT SELECT SET SHOW SIMILAR SKIP SOME START TABLE THEN TO
+    TRANSACTION TRUE TRUNCATE UNION UNIQUE UNLISTEN UPDATE USING VACUUM VALUES VIEW WHEN WHERE WINDOW WITH""".split()
 )
 _CLAUSES: Final = {
     "SELECT": "select", "RETURNING": "select", "FROM": "from", "JOIN": "from", "USING": "from", "ON": "on",
@@ -110,7 +112,7 @@ def _items(tokens: Sequence[Token], command: str) -> list[_Item]:
         kind, text = token.kind, token.text
         if kind == "word":
             upper = text.upper()
-            if upper in KEYWORDS and not (items and items[-1].text == "."):
+            if upper in KEYWORDS and not (items and items[-1].text in (".", "::")):
                 where = _CLAUSES.get(upper, where)
                 after_to = upper == "TO" or (after_to and upper == "SAVEPOINT")
                 items.append(_Item(upper, "keyword"))

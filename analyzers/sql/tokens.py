@@ -1,6 +1,7 @@
 """A lexer for PostgreSQL's SQL: text in, tokens out, in time linear in the text whatever it holds.
 
-Source: PostgreSQL, "Lexical Structure"; `src/backend/parser/scan.l`. It never fails: what is not closed runs to the end.
+Source: PostgreSQL, "Lexical Structure"; `src/backend/parser/scan.l`. It never fails: what is not closed runs to the
+end.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ _TOKEN: Final = re.compile(
     | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
     | (?P<parameter>\$\d+)
     | (?P<quoted>(?:[uU]&)?"[^"]*(?:""[^"]*)*(?:"|\Z))
-    | (?P<number>0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?)
+    | (?P<number>0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+
+        |(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?)
     | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
     | (?P<punctuation>::|:=|[()\[\],;.:])
-    | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@#%^&|`?])+)
+    | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@#%^&|`?]){1,63})
     | (?P<other>.)
     """,
     re.X | re.S,
@@ -63,6 +65,9 @@ def tokenize(sql: str) -> list[Token]:
             close = sql.find(found[0], end)
             end = total if close < 0 else close + len(found[0])
             kind = "string"
+        elif group == "operator":
+            end = position + len(_operator(found[0]))
+            kind = "operator"
         elif group == "other":
             kind = "operator"
         else:
@@ -70,6 +75,13 @@ def tokenize(sql: str) -> list[Token]:
         tokens.append(Token(kind, sql[position:end], position, end))
         position = end
     return tokens
+
+
+def _operator(text: str) -> str:
+    """An operator's own characters: one of several may end in a sign only if it holds a character that SQL has not."""
+    if len(text) > 1 and text[-1] in "+-" and not any(char in "~!@#%^&|`?" for char in text):
+        return text.rstrip("+-") or text[0]
+    return text
 
 
 def value(token: Token) -> str:
