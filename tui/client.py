@@ -1,6 +1,6 @@
 """The API's client: history, then live events, over TCP or a unix socket, reconnecting by itself.
 
-Leaves: typed events. Everything about the connection is an event too, so that the dashboard only ever consumes one stream.
+Leaves: typed events. What happens to the connection is an event too, so that there is one stream to consume.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text from the wire, made harmless where it enters the dashboard: nothing in it can move a cursor or speak to a terminal."""
+"""Text from the wire, made harmless where it enters the dashboard: nothing in it can speak to a terminal."""
 
 from __future__ import annotations
 

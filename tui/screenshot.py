@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 from pathlib import Path
 
 from pgtattle.tui.app import Dashboard
@@ -19,7 +20,9 @@ async def shoot(url: str, output: Path, seconds: float) -> None:
         await asyncio.sleep(0.5)
         await pilot.press("g", "enter")
         await asyncio.sleep(0.5)
-        output.write_text(app.export_screenshot(title="pgtattle"), encoding="utf-8")
+        # Without the fonts that the picture would fetch from elsewhere.
+        picture = re.sub(r"@font-face\s*{[^}]*}", "", app.export_screenshot(title="pgtattle"))
+        output.write_text(picture, encoding="utf-8")
 
 
 def main() -> None:

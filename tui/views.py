@@ -141,13 +141,13 @@ def finding_detail(one: FindingView) -> list[Part]:
     if one.unit is not None:
         place = " ".join(word for word in (one.unit.route, one.unit.source) if word)
         parts += [("where      ", "dim"), f"{place or one.unit.key} ({one.unit.kind})\n"]
-    parts.append(("evidence\n", "bold"))
+    parts += [("what to do ", "bold"), (f"({one.suggestion.status})\n", "dim"), f"{one.suggestion.text}\n"]
+    if one.suggestion.sql:
+        parts += [(f"{one.suggestion.sql}\n", "green")]
+    parts.append(("\nevidence\n", "bold"))
     for key, value in msgspec.to_builtins(one.evidence).items():
         if key != "rule" and value not in ("", None, []):
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             parts += [(f"  {key.replace('_', ' '):13} ", "dim"), f"{shown}\n"]
-    parts += [("\nwhat to do ", "bold"), (f"({one.suggestion.status})\n", "dim"), f"{one.suggestion.text}\n"]
-    if one.suggestion.sql:
-        parts += ["\n", (one.suggestion.sql, "green"), "\n"]
     parts += [("\nid         ", "dim"), f"{one.id}\n", ("seen       ", "dim"), f"{one.first_seen} … {one.last_seen}\n"]
     return parts

@@ -1,0 +1,94 @@
+"""Nothing from the wire can speak to a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import psycopg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgtattle.tui.harmless import block, line
+from pgtattle.tui.sql import pretty
+from tests.conftest import Database, Serve
+
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+@given(st.text(max_size=300))
+def test_a_line_is_safe_and_as_long(text: str) -> None:
+    assert not UNSAFE.search(line(text))
+    assert len(line(text)) == len(text)
+
+
+@given(st.text(max_size=300))
+def test_a_block_keeps_newlines_only(text: str) -> None:
+    assert not UNSAFE.search(block(text).replace("\n", ""))
+
+
+def test_long_text_is_cut() -> None:
+    assert len(line("x" * 1_000_000)) == 2_000
+    assert block("x" * 1_000_000).endswith(" …")
+
+
+def test_symbols_are_visible() -> None:
+    assert line("a\x1b[2J\tb\n\x00\x7f\x9b") == "a␛[2J␉b␊␀␡\ufffd"
+
+
+@given(st.text(alphabet="select from where 'x\"--/*$ab\n", max_size=80))
+def test_pretty_changes_white_space_only(sql: str) -> None:
+    assert "".join(pretty(sql).split()) == "".join(sql.split())
+
+
+def test_a_real_terminal_sees_no_foreign_escape(database: Database, serve: Serve) -> None:
+    served = serve(database, "--values", "full")
+    with psycopg.connect(
+        served.database.dsn, autocommit=True, application_name="\x1b]0;owned-app\x07[/b]"
+    ) as connection:
+        for _ in range(5):
+            connection.execute("SELECT '\x1b]0;owned\x07 \x1b]52;c;b3du\x07 \x1b[2Jcleared \u202e [/b] x[1] [red]'")
+    main, worker = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgtattle.tui", f"http://{served.addresses['api']}"],
+        stdin=worker,
+        stdout=worker,
+        stderr=worker,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "36"},
+        start_new_session=True,
+    )
+    os.close(worker)
+    output = b""
+
+    def read(until: bytes, seconds: float = 15.0) -> None:
+        nonlocal output
+        deadline = time.monotonic() + seconds
+        while until not in output and time.monotonic() < deadline:
+            if select.select([main], [], [], 0.1)[0]:
+                try:
+                    output += os.read(main, 65536)
+                except OSError:
+                    return
+
+    read(b"cleared")
+    assert b"cleared" in output
+    os.write(main, b"\r")
+    read(b"autocommit", 5)
+    os.write(main, b"2")
+    time.sleep(1)
+    os.write(main, b"q")
+    read(b"\0never", 5)
+    try:
+        assert process.wait(10) == 0
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        os.close(main)
+    for foreign in (b"\x1b]0;owned", b"\x1b]52", b"\x1b[2Jcleared", "\u202e".encode()):
+        assert foreign not in output
