@@ -33,10 +33,11 @@ HOSTILE = "\x1b]0;owned\x07 \x1b]52;c;b3du\x07 \x1b[2J \x9b31m [/b] x[1] [red] \
 
 def execution(number: int, sql: str = "SELECT 1", **more: Any) -> ExecutionView:
     given = {
-        "id": number, "connection": 1, "at": "2024-01-01T12:00:00.123Z", "database": "shop",
-        "user": "me", "application": "web", "client": "127.0.0.1:1", "fingerprint": "f" * 16, "sql": sql, "command": "SELECT", 
-        "parameters": ["7", None], "protocol": "extended", "tag": "SELECT 1", "rows": 1, "bytes": 10, "sqlstate": None, "transaction": 0, "exchange": 1,
-        "position": 0, "duration_ms": 1.5, "first_row_ms": 1.0, "stalled_ms": 0.0, "tags": {"route": "/x"}, **more,
+        "id": number, "connection": 1, "at": "2024-01-01T12:00:00.123Z", "database": "shop", "user": "me",
+        "application": "web", "client": "127.0.0.1:1", "fingerprint": "f" * 16, "sql": sql, "command": "SELECT",
+        "parameters": ["7", None], "protocol": "extended", "tag": "SELECT 1", "rows": 1, "bytes": 10, "sqlstate": None,
+        "transaction": 0, "exchange": 1, "position": 0, "duration_ms": 1.5, "first_row_ms": 1.0, "stalled_ms": 0.0,
+        "tags": {"route": "/x"}, **more,
     }  # fmt: skip
     return ExecutionView(**given)
 
@@ -52,8 +53,8 @@ def finding(
     id_: str, title: str = "12 executions of one query", severity: Any = "high", sql: str = "SELECT $1"
 ) -> FindingView:
     return FindingView(
-        id=id_, rule="n-plus-one", severity=severity, confidence="likely", title=title, fingerprints=["f"], sql=sql,
-        count=12, total_ms=3.0, unit=UnitRef(kind="request", key="r1", route="/books"),
+        id=id_, rule="n-plus-one", severity=severity, confidence="likely", title=title, sql=sql,
+        fingerprints=["f"], count=12, total_ms=3.0, unit=UnitRef(kind="request", key="r1", route="/books"),
         evidence=LoopEvidence(executions=12, distinct=12, units=1, database_ms=1, gap_ms=2, signal="comment tag"),
         suggestion=Suggestion(text="Load all of them at once.", sql="SELECT 1 = ANY($1)"), first_seen="a", last_seen="b",
     )  # fmt: skip
