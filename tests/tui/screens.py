@@ -56,7 +56,8 @@ def finding(
         id=id_, rule="n-plus-one", severity=severity, confidence="likely", title=title, sql=sql,
         fingerprints=["f"], count=12, total_ms=3.0, unit=UnitRef(kind="request", key="r1", route="/books"),
         evidence=LoopEvidence(executions=12, distinct=12, units=1, database_ms=1, gap_ms=2, signal="comment tag"),
-        suggestion=Suggestion(text="Load all of them at once.", sql="SELECT 1 = ANY($1)"), first_seen="a", last_seen="b",
+        suggestion=Suggestion(text="Load all of them at once.", sql="SELECT 1 = ANY($1)"),
+        first_seen="a", last_seen="b",
     )  # fmt: skip
 
 
