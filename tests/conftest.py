@@ -129,6 +129,13 @@ def database(postgres18: Cluster) -> Iterator[Database]:
 
 
 @pytest.fixture
+def each_database(postgres: Cluster) -> Iterator[Database]:
+    """A fresh database on PostgreSQL 16, and again on 18."""
+    with fresh_database(postgres) as made:
+        yield made
+
+
+@pytest.fixture
 def database15(postgres15: Cluster) -> Iterator[Database]:
     """A fresh database on Debian's PostgreSQL 15."""
     with fresh_database(postgres15) as made:

@@ -193,7 +193,8 @@ WORKS: list[Any] = [
 
 
 @pytest.mark.parametrize("work", WORKS)
-def test_results_are_equal(database: Database, serve: Serve, work: Work) -> None:
+def test_results_are_equal(each_database: Database, serve: Serve, work: Work) -> None:
+    database = each_database
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute(SETUP)
     direct = work(database)
