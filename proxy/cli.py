@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -34,10 +35,28 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: str 
     if path is None:
         return
     group = main.commands.values()
-    known = {one.name for command in group for one in command.params if one.name and one.name not in ("config", "help")}
+    options_of_all = (one for command in group for one in command.params if isinstance(one, click.Option))
+    known = {one.name for one in options_of_all if one.name and one.name not in ("config", "help")}
     options, rules = config.load(path, known)
+    for one in context.command.params:
+        if isinstance(one, click.Option) and one.name in options:
+            options[one.name] = _file_value(context, one, options[one.name], path)
     context.default_map = {**(context.default_map or {}), **options}
     context.meta["rules"] = rules
+
+
+def _file_value(context: click.Context, option: click.Option, value: Any, path: Path) -> Any:
+    """A value of the file as a flag's text; a repeatable option may be a list. Raises UsageError naming the key."""
+    values = value if option.multiple and isinstance(value, list) else [value]
+    try:
+        if option.type is click.STRING and not all(isinstance(one, str) for one in values):
+            raise click.BadParameter("write text in quotes")
+        for one in values:
+            option.type.convert(str(one), option, context)
+    except click.BadParameter as error:
+        raise UsageError(f"{path}: {(option.name or '').replace('_', '-')}: {error.message}") from None
+    texts = [str(one) for one in values]
+    return texts if option.multiple else texts[0]
 
 
 _CONFIG = click.option(
@@ -153,7 +172,7 @@ def serve(print_addresses: bool, **options: Any) -> None:
     sys.exit(server.run(lambda: commands.serve(settings, print_addresses)))
 
 
-@main.command(context_settings={"ignore_unknown_options": False})
+@main.command()
 @_options(_CONFIG, _UPSTREAM, _VALUES, _REPORT, *_PROXY)
 @_option(
     "--fail-on", type=click.Choice([*SEVERITIES, "never"]), default="high", show_default=True, help="Exit 1 for these."
@@ -263,6 +282,9 @@ def _with_private_api(settings: Settings, folder: Path, log_file: str = "") -> S
 
 def entry() -> None:
     """The console script: errors made for people end with their message and exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # SQL is in any script; a terminal of another encoding gets question marks, not a traceback.
+        sys.stdout.reconfigure(errors="replace")
     try:
         main()
     except PgtattleError as error:

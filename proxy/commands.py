@@ -27,6 +27,7 @@ FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 INCOMPLETE: Final = 4
+LONGEST_FOLDER: Final = 70
 
 
 class Output(Struct, frozen=True):
@@ -111,7 +112,9 @@ async def dashboard(api: str, seconds: float | None = None) -> int:
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
     """A temporary folder of mode 0700 for sockets and logs."""
-    with tempfile.TemporaryDirectory(prefix="pgtattle-") as folder:
+    # The path of a unix socket may have 107 bytes.
+    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER
+    with tempfile.TemporaryDirectory(prefix="pgtattle-", dir=None if short else "/tmp") as folder:
         yield Path(folder)
 
 
@@ -194,8 +197,19 @@ async def _command(command: Sequence[str], environment: dict[str, str]) -> int:
     except (PermissionError, OSError) as error:
         say(f"pgtattle: {command[0]}: {error.strerror}")
         return NOT_EXECUTABLE
-    _on_signals(FORWARDED, lambda number: _signal(process, number))
+    _on_signals(FORWARDED, lambda number: None if _typed(number) else _signal(process, number))
     return exit_code(await process.wait())
+
+
+def _typed(number: int) -> bool:
+    """True for a signal that the terminal's keys make: the command, in the same foreground group, has it already."""
+    if number not in (signal.SIGINT, signal.SIGQUIT):
+        return False
+    try:
+        with open("/dev/tty", "rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:

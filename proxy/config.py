@@ -43,16 +43,14 @@ def find_file(folder: Path) -> Path | None:
     if own.exists():
         return own
     project = folder / "pyproject.toml"
-    if project.exists() and "pgtattle" in _read(project).get("tool", {}):
-        return project
-    return None
+    return project if project.exists() and "pgtattle" in _table(_read(project), "tool", project) else None
 
 
 def load(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], RuleSettings]:
     """The options of a file by name with underscores, and its [rules]. Raises UsageError naming file and key."""
     content = _read(path)
     if path.name == "pyproject.toml":
-        content = content.get("tool", {}).get("pgtattle", {})
+        content = _table(_table(content, "tool", path), "pgtattle", path)
     rules = content.pop("rules", {})
     names = {name.replace("_", "-") for name in known}
     for key in content:
@@ -108,7 +106,7 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
         raise UsageError(
             f"--api {api}: others could reach it; give --token-file, or keep it on 127.0.0.1 (see --metrics)"
         )
-    if options.get("drain", 0) < 0:
+    if not options.get("drain", 0) >= 0:
         raise UsageError("--drain takes seconds, 0 or more")
     analyze = options.get("analyze_dsn") or ""
     return Settings(
@@ -126,6 +124,13 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
         log_file=options.get("log_file") or "",
         rules=rules,
     )
+
+
+def _table(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    found = content.get(key, {})
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: {key} must be a table")
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = F
         )
     parameters = {key: environment[name] for name, key in _VARIABLES.items() if environment.get(name)}
     given = parse(dsn)
+    if "service" in given:
+        raise UsageError("service files are not read: write the service's host=… port=… dbname=… user=… out")
     if "host" in given or "hostaddr" in given:
         for key in ("host", "hostaddr", "port"):
             parameters.pop(key, None)

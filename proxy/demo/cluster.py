@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from pgtattle.proxy.errors import UsageError
 
@@ -32,21 +34,35 @@ FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 
 START_SECONDS: Final = 30.0
 
+LONGEST_FOLDER: Final = 50
+"""Bytes of a temporary folder's path: a unix socket's may have 107, and ours adds about 50."""
+
 
 def _as_nobody() -> dict[str, Any]:
     """Arguments of subprocess that give up root."""
-    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def _open_folder() -> str | None:
-    """Where the temporary folder can be: as root, a place that `nobody` can get to too; None is the usual one."""
     if os.geteuid() != 0:
-        return None
+        return {}
+    nobody = _nobody()
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _nobody() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("nobody")
+    except KeyError:
+        raise UsageError("PostgreSQL will not run as root, and there is no user `nobody`; run this as a user") from None
+
+
+def _open_folder() -> str:
+    """Where the temporary folder can be: short enough for sockets below it, and open to `nobody` for root."""
     for name in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
         path = Path(name).resolve()
-        if path.is_dir() and all(one.stat().st_mode & 0o001 for one in (path, *path.parents)):
+        reachable = os.geteuid() != 0 or all(
+            one.stat().st_mode & 0o001 for one in (path, *path.parents) if one.exists()
+        )
+        if path.is_dir() and reachable and len(os.fsencode(name)) <= LONGEST_FOLDER and os.access(path, os.W_OK):
             return name
-    raise UsageError("PostgreSQL will not run as root, and no other user can get to /tmp; run this as another user")
+    raise UsageError("PostgreSQL needs a temporary folder that its user can get to, such as /tmp; set TMPDIR to one")
 
 
 class Cluster:
@@ -77,7 +93,11 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Cluster:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
         return self
 
     def __exit__(
@@ -105,7 +125,7 @@ class Cluster:
 
     def dsn(self, database: str = "postgres", *, password: bool = True) -> str:
         """A libpq URI over TCP."""
-        secret = f":{self.password}" if password and self.password else ""
+        secret = f":{quote(self.password, safe='')}" if password and self.password else ""
         return f"postgresql://{self.user}{secret}@{self.host}:{self.port}/{database}"
 
     def start(self) -> None:
@@ -144,9 +164,9 @@ class Cluster:
         for name in ("data", "socket"):
             (folder / name).mkdir(mode=0o700)
             if os.geteuid() == 0:
-                shutil.chown(folder / name, "nobody", "nogroup")
-        (folder / "socket").chmod(0o755)
-        secret = folder / "password"
+                shutil.chown(folder / name, _nobody().pw_uid, _nobody().pw_gid)
+        # The folder is still closed to others while the password is in it.
+        secret = folder / "socket" / "password"
         secret.write_text(self.password or "unused")
         command = [
             *(str(self._binaries / "initdb"), "-D", str(folder / "data"), "-U", self.user, "-E", "UTF8"),
@@ -155,6 +175,7 @@ class Cluster:
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, **_as_nobody())
         secret.unlink()
+        (folder / "socket").chmod(0o755)
         if done.returncode:
             raise UsageError(f"PostgreSQL's initdb failed: {done.stderr.strip()[-500:]}")
 

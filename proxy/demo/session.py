@@ -130,7 +130,7 @@ def _step(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _leaving_on_signals() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP leave through the context managers, as Ctrl-C does."""
+    """Make Ctrl-C, SIGTERM and SIGHUP leave through the context managers, with a shell's exit code."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -139,6 +139,8 @@ def _leaving_on_signals() -> Iterator[None]:
     previous = [signal.signal(number, leave) for number in numbers]
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)

@@ -58,6 +58,12 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         ("[rules]\nslow-query-mss = 1", ["[rules]", "slow-query-mss", "did you mean 'slow-query-ms'"]),
         ("[rules]\nslow-query-ms = 'x'", ["[rules]", "slow-query-ms"]),
         ("listen = [", ["pgtattle.toml is no TOML"]),
+        ("listen = 5", ["pgtattle.toml", "listen", "in quotes"]),
+        ("rules = 5", ["pgtattle.toml", "[rules]"]),
+        ("allow-plain = 5", ["pgtattle.toml", "allow-plain", "boolean"]),
+        ("drain = 'long'", ["pgtattle.toml", "drain"]),
+        ("drain = nan", ["--drain"]),
+        ('command = "x"', ["unknown key 'command'"]),
         ('values = "all"', ["values", "redacted"]),
     ],
 )
@@ -109,6 +115,21 @@ def test_an_address_in_use_is_said(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"127.0.0.1:{port}" in done.stderr
     assert "in use" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["tool = 5", "[tool]\npgtattle = 5", "[tool.pgtattle]\nlisen = 5", "[[["])
+def test_a_bad_project_file_is_exit_2(tmp_path: Path, content: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(content)
+    done = run(tmp_path, "serve", "--upstream", UPSTREAM)
+    assert done.returncode == 2
+    assert "pyproject.toml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("listen", ['"0.0.0.0:1"', '["127.0.0.1:1", "0.0.0.0:1"]'])
+def test_a_repeatable_option_of_a_file_is_one_or_a_list(tmp_path: Path, listen: str) -> None:
+    (tmp_path / "pgtattle.toml").write_text(f"listen = {listen}\nmax-connections = 3\nallow-plain = false")
+    assert "--listen 0.0.0.0:1" in run(tmp_path, "serve", "--upstream", UPSTREAM).stderr
 
 
 def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:

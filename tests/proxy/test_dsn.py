@@ -77,6 +77,11 @@ def test_the_order_of_places() -> None:
         dsn.upstream("", environment)
 
 
+def test_service_files_are_refused_rather_than_missed() -> None:
+    with pytest.raises(UsageError, match="service files"):
+        dsn.upstream("service=mine", {"PGUSER": "u"})
+
+
 def test_ports_that_cannot_be() -> None:
     for text in ("host=a port=0", "host=a port=70000", "host=a,b,c port=1,2", "host=a port=x"):
         with pytest.raises(UsageError):
