@@ -68,6 +68,12 @@ class Dashboard(App[int]):
         self._sort = 0
         self._changed = True
         self._stream: asyncio.Task[None] | None = None
+        self._header = Header(id="header")
+        self._tab_line = SafeText(id="tab-line")
+        self._switcher = ContentSwitcher(initial="live")
+        self._filter_line = Input(
+            placeholder='filter: dur>100ms op:select table:users app:web err "text" -op:select', id="filter"
+        )
         self._live: Pane[ExecutionView] = Pane(
             "live",
             views.LIVE,
@@ -89,13 +95,13 @@ class Dashboard(App[int]):
 
     def compose(self) -> ComposeResult:
         """Header, tabs, the three panes, and the line for the filter."""
-        yield Header(id="header")
-        yield Horizontal(SafeText(id="tab-line"), id="tabs")
-        with ContentSwitcher(initial="live"):
+        yield self._header
+        yield Horizontal(self._tab_line, id="tabs")
+        with self._switcher:
             yield self._live
             yield self._statements
             yield self._findings
-        yield Input(placeholder='filter: dur>100ms op:select table:users app:web err "text" -op:select', id="filter")
+        yield self._filter_line
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -135,7 +141,9 @@ class Dashboard(App[int]):
             self._changed = True
 
     def _draw(self) -> None:
-        self.query_one(Header).refresh_from(self._model, self._client.url)
+        if not self._header.is_attached:
+            return
+        self._header.refresh_from(self._model, self._client.url)
         if not self._changed:
             return
         self._changed = False
@@ -166,11 +174,11 @@ class Dashboard(App[int]):
             parts.append((f"  filter: {self._filter}", "yellow"))
         if self._shown == "statements":
             parts.append((f"  by {SORTS[self._sort].replace('_', ' ')}", "dim"))
-        self.query_one("#tab-line", SafeText).show(parts)
+        self._tab_line.show(parts)
 
     @property
     def _shown(self) -> str:
-        return self.query_one(ContentSwitcher).current or "live"
+        return self._switcher.current or "live"
 
     @property
     def _pane(self) -> Pane[Any]:
@@ -185,7 +193,7 @@ class Dashboard(App[int]):
 
     async def action_show(self, name: str) -> None:
         """Another pane."""
-        self.query_one(ContentSwitcher).current = name
+        self._switcher.current = name
         self._changed = True
         self._draw_tabs()
         await self._poll()
@@ -199,7 +207,7 @@ class Dashboard(App[int]):
 
     def action_filter(self) -> None:
         """Edit the filter."""
-        field = self.query_one("#filter", Input)
+        field = self._filter_line
         field.value = self._filter
         field.add_class("open")
         field.focus()
@@ -212,13 +220,13 @@ class Dashboard(App[int]):
 
     async def action_back(self) -> None:
         """Close what is open."""
-        if self.query_one("#filter", Input).has_class("open"):
+        if self._filter_line.has_class("open"):
             self._close_filter()
         else:
             self._pane.close_detail()
 
     def _close_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("open")
+        self._filter_line.remove_class("open")
         self._draw_tabs()
         self._pane.rows.focus()
 
