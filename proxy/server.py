@@ -7,6 +7,7 @@ Enters: settings. Leaves: traffic to the upstream, counters, and at the end a re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -54,6 +55,7 @@ class Proxy:
         self._accepted = self._refused = self._failed = self._numbered = 0
         self._servers: list[asyncio.Server] = []
         self._sockets: list[socket.socket] = []
+        self._paths: list[str] = []
         self._ended = asyncio.Event()
         self._tap = Tap(asyncio.get_running_loop())
         self._supervisor: Supervisor | None = None
@@ -87,6 +89,7 @@ class Proxy:
         if settings.metrics is not None:
             metrics = listeners.listen(settings.metrics, "--metrics")[0]
             self._sockets.append(metrics)
+        self._paths = [bound for one in self._sockets if isinstance(bound := one.getsockname(), str) and bound]
         listen = listeners.name(clients[0])
         self._supervisor = Supervisor(settings, self._tap, lambda: self.counters, listen, api, metrics)
         await self._supervisor.start()
@@ -150,10 +153,10 @@ class Proxy:
         if self._supervisor is not None:
             await self._supervisor.stop()
         for listening in self._sockets:
-            bound = listening.getsockname() if listening.fileno() >= 0 else ""
             listening.close()
-            if isinstance(bound, str) and bound and os.path.exists(bound):
-                os.unlink(bound)
+        for path in self._paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _stop_listening(self) -> None:
         for server in self._servers:

@@ -199,3 +199,5 @@ def test_unix_sockets_on_both_sides(postgres18: Cluster, tmp_path: object, serve
         assert served.addresses["listen"].startswith("127.0.0.1")
         with psycopg.connect(f"host={folder} port=5432 user=postgres dbname=postgres") as connection:
             assert connection.execute("SELECT inet_server_addr()").fetchone() == (None,)
+        assert served.stop() == 0
+        assert os.listdir(folder) == []
