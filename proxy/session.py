@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Execution, Parameter, Text
-from pgtattle.proxy.tags import SessionTags
+from pgtattle.proxy.exchange import Done, Exchanges, Prepared, Running
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 
@@ -35,33 +35,12 @@ _PARSED, _BOUND, _CLOSED, _COMPLETE, _EMPTY, _ERROR, _READY, _SUSPENDED = b"123C
 _COPY_IN, _AUTHENTICATION, _STATUS, _KEY, _TYPES, _NO_DATA, _ROWS, _ROW = b"GRSKtnTD"
 
 
-class _Prepared(Struct):
-    """A statement that Parse made, and the exchange it was made in."""
-
-    name: str
-    text: Text
-    types: tuple[int, ...]
-    exchange: int
-
-
 class _Portal(Struct):
     """A bound statement; `begun` when an Execute of it was answered."""
 
-    prepared: _Prepared
+    prepared: Prepared
     parameters: tuple[Parameter, ...]
-    running: _Running
-
-
-class _Running(Struct):
-    """What is known of an execution while it runs; a suspended portal keeps it."""
-
-    started_ns: int = 0
-    first_row_ns: int = 0
-    stalled_ns: int = 0
-    rows: int = 0
-    sent: int = 0
-    received: int = 0
-    suspended: bool = False
+    running: Running
 
 
 class _Request(Struct):
@@ -74,20 +53,8 @@ class _Request(Struct):
     body: bytes = b""
     whole: bool = True
     texts: tuple[Text, ...] = ()
-    prepared: _Prepared | None = None
+    prepared: Prepared | None = None
     done: int = 0
-
-
-class _Done(Struct):
-    """An execution that ended in an exchange that did not yet."""
-
-    text: Text
-    parameters: tuple[Parameter, ...]
-    prepared: _Prepared | None
-    running: _Running
-    tag: str
-    sqlstate: str | None
-    ended_ns: int
 
 
 class Session:
@@ -98,21 +65,16 @@ class Session:
         self.authenticated = False
         self.challenged = False
         self._read = read
-        self._number = number
         self._encoding = "utf-8"
         self._pending: deque[_Request] = deque()
-        self._statements: dict[bytes, _Prepared] = {}
+        self._statements: dict[bytes, Prepared] = {}
         self._portals: dict[bytes, _Portal] = {}
-        self._running = _Running()
-        self._done: list[_Done] = []
+        self._running = Running()
         self._skipping = False
         self._copying = False
-        self._exchange = 1
         self._asked = 1
-        self._status = "I"
-        self._transaction = 0
         self._free_at = 0
-        self._tags = SessionTags()
+        self._exchanges = Exchanges(number)
 
     @property
     def busy(self) -> bool:
@@ -148,7 +110,7 @@ class Session:
                 if kind == COUNTED:
                     self._counted(body, at_ns)
                 elif kind == _READY:
-                    self._end_exchange(chr(body[0]), executions)
+                    executions += self._end_exchange(chr(body[0]))
                 else:
                     self._answer(kind, body, size, at_ns)
         except (struct.error, IndexError, ValueError) as error:
@@ -169,20 +131,15 @@ class Session:
         self.authenticated = True
         self._pending.clear()
         self._portals.clear()
-        self._done.clear()
-        self._running = _Running()
+        self._running = Running()
         self._skipping = self._copying = False
-        if status != "I":
-            self._transaction += 1
-        self._status = status
+        self._exchanges.restart(status)
         self._free_at = at_ns
 
     def close(self, at_ns: int) -> list[Execution]:
         """The connection ended: what was complete but for its ReadyForQuery."""
         self._end_portals()
-        executions: list[Execution] = []
-        self._give_out("?", executions)
-        return executions
+        return self._exchanges.end("?", self.connection)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -219,8 +176,8 @@ class Session:
     def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
         return self._read(sql.decode(self._encoding, "replace"), not whole)
 
-    def _prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> _Prepared:
-        return _Prepared(name.decode("utf-8", "replace"), self._lex(sql, whole)[0], types, exchange)
+    def _prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> Prepared:
+        return Prepared(name.decode("utf-8", "replace"), self._lex(sql, whole)[0], types, exchange)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
@@ -289,7 +246,7 @@ class Session:
             if not running.first_row_ns:
                 running.first_row_ns = at_ns
 
-    def _current(self) -> _Running:
+    def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
         head = self._head()
         if head is not None and head.kind == _EXECUTE:
@@ -308,10 +265,10 @@ class Session:
         self._end_portal(name)
         if len(self._portals) >= MAX_STATEMENTS:
             raise ProtocolViolation("state_cap", "too many portals")
-        self._portals[name] = _Portal(prepared, parameters, _Running(sent=request.size + self._running.sent))
-        self._running = _Running()
+        self._portals[name] = _Portal(prepared, parameters, Running(sent=request.size + self._running.sent))
+        self._running = Running()
 
-    def _unknown(self, name: bytes) -> _Prepared:
+    def _unknown(self, name: bytes) -> Prepared:
         """A statement made before anyone looked, or by SQL's PREPARE."""
         return self._prepare(name, b"", (), True, 0)
 
@@ -325,16 +282,16 @@ class Session:
         running.sent += request.size if not request.done else 0
         if request.kind == _QUERY:
             request.done += 1
-            self._running = _Running()
+            self._running = Running()
         else:
             self._pending.popleft()
             name = messages.string(request.body, 0)[0]
             portal = self._portals.get(name)
             if portal is not None:
-                portal.running = _Running()
-        self._finish(_Done(text, parameters, prepared, running, tag, sqlstate, at_ns))
+                portal.running = Running()
+        self._finish(Done(text, parameters, prepared, running, tag, sqlstate, at_ns))
 
-    def _what(self, request: _Request) -> tuple[Text, tuple[Parameter, ...], _Prepared | None]:
+    def _what(self, request: _Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
         """Text and parameters of the execution that a request is at."""
         if request.kind == _QUERY:
             return request.texts[min(request.done, len(request.texts) - 1)], (), None
@@ -352,9 +309,9 @@ class Session:
             return prepared.text, (), prepared
         return portal.prepared.text, portal.parameters, portal.prepared
 
-    def _finish(self, done: _Done) -> None:
+    def _finish(self, done: Done) -> None:
         self._free_at = done.ended_ns
-        self._done.append(done)
+        self._exchanges.add(done)
         command = done.text.statement.command
         if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
             self._deallocate(done.text)
@@ -374,7 +331,7 @@ class Session:
         running.suspended = True
         running.sent += request.size
 
-    def _current_of(self, request: _Request) -> _Running:
+    def _current_of(self, request: _Request) -> Running:
         portal = self._portals.get(messages.string(request.body, 0)[0])
         if portal is None:
             return self._running
@@ -393,8 +350,8 @@ class Session:
             running.started_ns = running.started_ns or max(request.at_ns, self._free_at)
             running.sent += request.size
             running.received += size
-            self._running = _Running()
-            self._finish(_Done(text, parameters, prepared, running, "", sqlstate, at_ns))
+            self._running = Running()
+            self._finish(Done(text, parameters, prepared, running, "", sqlstate, at_ns))
         if request.kind == _QUERY:
             request.done += 1
         elif request.kind not in (_FUNCTION, _SYNC):
@@ -427,10 +384,10 @@ class Session:
         """A suspended portal that goes without its end was an execution all the same."""
         portal = self._portals.pop(name, None)
         if portal is not None and portal.running.suspended:
-            done = _Done(
+            done = Done(
                 portal.prepared.text, portal.parameters, portal.prepared, portal.running, "", None, self._free_at
             )
-            self._done.append(done)
+            self._exchanges.add(done)
 
     def _end_portals(self) -> None:
         for name in list(self._portals):
@@ -442,17 +399,17 @@ class Session:
         elif name == "application_name":
             if not self.authenticated:
                 self.connection = replace(self.connection, application=value)
-            self._tags.application(value, self.connection.application)
+            self._exchanges.tags.application(value, self.connection.application)
 
     # -- the end of an exchange --------------------------------------------------------------------------------------
 
-    def _end_exchange(self, status: str, executions: list[Execution]) -> None:
+    def _end_exchange(self, status: str) -> list[Execution]:
         request = self._head()
         if request is None:
             if self.authenticated:
                 raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
             self.authenticated = True
-            return
+            return []
         if request.kind not in (_QUERY, _SYNC, _FUNCTION):
             raise ProtocolViolation("impossible_answer", "ReadyForQuery before its Sync")
         self._pending.popleft()
@@ -462,60 +419,8 @@ class Session:
             self._end_portal(b"")
         if status == "I":
             self._end_portals()
-        self._running = _Running()
-        self._give_out(status, executions)
-        self._exchange += 1
-
-    def _give_out(self, status: str, executions: list[Execution]) -> None:
-        done, self._done = self._done, []
-        transaction = self._transaction_of(status, done)
-        siblings = len(done)
-        self._tags.transaction_began()
-        for position, one in enumerate(done):
-            running, prepared = one.running, one.prepared
-            self._tags.executed(one.text, one.parameters, one.sqlstate is None)
-            rows = messages.tag_rows(one.tag)
-            executions.append(
-                Execution(
-                    id=self._number(),
-                    connection=self.connection,
-                    text=one.text,
-                    parameters=one.parameters,
-                    protocol="simple" if prepared is None else "extended",
-                    prepared="" if prepared is None else prepared.name,
-                    reused=prepared is not None and prepared.exchange != self._exchange,
-                    binds=bool(one.parameters),
-                    exchange=self._exchange,
-                    position=position,
-                    siblings=siblings,
-                    transaction=transaction,
-                    status=status,
-                    settings=self._tags.now,
-                    command_tag=one.tag,
-                    rows=running.rows if rows is None or running.suspended else rows,
-                    bytes_sent=running.sent,
-                    bytes_received=running.received,
-                    sqlstate=one.sqlstate,
-                    started_ns=running.started_ns,
-                    first_row_ns=running.first_row_ns,
-                    ended_ns=one.ended_ns,
-                    stalled_ns=running.stalled_ns,
-                )
-            )
-        if status == "I":
-            self._tags.transaction_ended(committed=not done or done[-1].tag != "ROLLBACK")
-        self._status = status
-
-    def _transaction_of(self, status: str, done: list[_Done]) -> int:
-        """The transaction's number for the executions of an exchange; 0 in autocommit."""
-        if self._status == "I":
-            begins = any(one.text.statement.command in ("BEGIN", "START") for one in done)
-            if status == "I" and not begins:
-                return 0
-            if status == "?" and not begins:
-                return 0
-            self._transaction += 1
-        return self._transaction
+        self._running = Running()
+        return self._exchanges.end(status, self.connection)
 
 
 def _split(frames: bytes) -> list[tuple[int, bytes, int, bool]]:
