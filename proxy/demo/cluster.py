@@ -33,6 +33,7 @@ FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 """Where the wheel holds which major version."""
 
 START_SECONDS: Final = 30.0
+REMOVE_SECONDS: Final = 2.0
 
 LONGEST_FOLDER: Final = 50
 """Bytes of a temporary folder's path: a unix socket's may have 107, and ours adds about 50."""
@@ -155,7 +156,9 @@ class Cluster:
         self.stop("immediate")
         folder, self._folder = self._folder, None
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            deadline = time.monotonic() + REMOVE_SECONDS
+            while folder.exists() and time.monotonic() < deadline:
+                shutil.rmtree(folder, ignore_errors=True)
         atexit.unregister(self.remove)
 
     def _create(self, folder: Path) -> None:
@@ -173,11 +176,11 @@ class Cluster:
             *("--locale=C.UTF-8", "--no-sync", "--auth-local=trust", f"--auth-host={self._authentication}"),
             f"--pwfile={secret}",
         ]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, **_as_nobody())
+        failure = _run_group(command, folder)
         secret.unlink()
         (folder / "socket").chmod(0o755)
-        if done.returncode:
-            raise UsageError(f"PostgreSQL's initdb failed: {done.stderr.strip()[-500:]}")
+        if failure:
+            raise UsageError(f"PostgreSQL's initdb failed: {failure}")
 
     def _launch(self, folder: Path) -> None:
         assert self._binaries is not None
@@ -218,6 +221,22 @@ class Cluster:
                     return
             time.sleep(0.01)
         raise UsageError(f"PostgreSQL did not start: {self.log.read_text()[-500:].strip()}")
+
+
+def _run_group(command: list[str], folder: Path) -> str:
+    """Run a command and give what it said if it failed. When this is interrupted, its children end with it: they would
+    go on writing into a folder that is being removed."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder, start_new_session=True, **_as_nobody()
+    )
+    try:
+        _, said = process.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return said.decode(errors="replace").strip()[-500:] if process.returncode else ""
 
 
 def _programs(version: int, folder: Path) -> Path:
