@@ -1,6 +1,7 @@
 """The API's client: history, then live events, over TCP or a unix socket, reconnecting by itself.
 
-Leaves: typed events. What happens to the connection is an event too, so that there is one stream to consume.
+Enters: the address of a server. Leaves: typed events; what happens to the connection is an event too, so that there is
+one stream to consume. Out of scope: what is kept of them (`model`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from pgtattle.proxy.schema import (
 )
 
 HISTORY: Final = 1_000
+STATEMENTS: Final = 500
+FINDINGS: Final = 1_000
 BACKOFF: Final = (0.2, 0.5, 1.0, 2.0)
 MAX_LINE: Final = 16 * 1024 * 1024
 
 
 class Connected(Struct, frozen=True):
-    """The stream is open; what follows is history and then live. `fresh` says that nothing before counts."""
+    """The stream is open; what follows is history and then live. `fresh` says that nothing from before counts."""
 
     fresh: bool
 
@@ -66,6 +69,10 @@ class Skipped(Struct, frozen=True):
     count: int
 
 
+class _Skip(Struct, frozen=True):
+    executions: int
+
+
 Event = Connected | Disconnected | Refused | Executions | Findings | Skipped | FindingView | SessionView
 
 
@@ -79,11 +86,10 @@ class Client:
             base = "http://localhost"
         else:
             base = url if "://" in url else f"http://{url}"
-            parts = urlsplit(base)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            if not _is_http(base):
                 raise UsageError(f"{url}: write http://HOST:PORT or unix:/path of a running pgtattle's API")
         self.url = url
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
         timeout = httpx.Timeout(10.0, read=15.0)
         self._http = httpx.AsyncClient(
             base_url=f"{base.rstrip('/')}/api/v1",
@@ -98,13 +104,21 @@ class Client:
         """Close all connections."""
         await self._http.aclose()
 
-    async def statements(self) -> list[StatementView]:
-        """The statements, most time first; empty when the server does not answer now."""
+    async def statements(self, sort: str) -> list[StatementView] | None:
+        """The first statements by `sort` (`total`, `calls`, …); None when the server does not answer now."""
         try:
-            response = await self._http.get("/statements", params={"limit": 500})
+            response = await self._http.get("/statements", params={"limit": STATEMENTS, "sort": sort})
             return msgspec.json.decode(response.raise_for_status().content, type=StatementPage).items
         except (httpx.HTTPError, msgspec.MsgspecError, OSError):
-            return []
+            return None
+
+    async def refusal(self, filter_: str) -> str:
+        """Why the server will not take this filter; empty when it does, or when it cannot be asked now."""
+        try:
+            response = await self._http.get("/executions", params={"limit": 1, "filter": filter_})
+        except (httpx.HTTPError, OSError):
+            return ""
+        return _refusal(response.status_code, response.content) if response.is_client_error else ""
 
     async def events(self, filter_: str = "") -> AsyncIterator[Event]:
         """Everything that happens, for ever; ends after `Refused`."""
@@ -120,31 +134,30 @@ class Client:
                 reason = "the server ended the stream"
             except (httpx.HTTPError, OSError) as error:
                 reason = f"{self.url}: {_words(error)}"
-            except msgspec.MsgspecError:
-                yield Refused(f"{self.url} does not speak pgtattle's API")
-                return
+            except msgspec.MsgspecError as error:
+                reason = f"{self.url} does not speak this version of pgtattle's API: {error}"
             yield Disconnected(reason)
             await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
             failures += 1
 
     async def _stream(self, filter_: str) -> AsyncIterator[Event]:
-        params: dict[str, str | int] = {"filter": filter_} if filter_ else {}
+        # The server heeds `history` when it cannot go on after the id, too: after a restart of its profiler.
+        params: dict[str, str | int] = {"history": HISTORY, **({"filter": filter_} if filter_ else {})}
         headers = {"Accept": "text/event-stream"}
         fresh = not self._last_id
-        if fresh:
-            params["history"] = HISTORY
-        else:
+        if not fresh:
             headers["Last-Event-ID"] = self._last_id
         async with self._http.stream("GET", "/events", params=params, headers=headers) as response:
             if response.status_code in (400, 401, 403, 404):
                 yield Refused(_refusal(response.status_code, await response.aread()))
                 return
-            response.raise_for_status()
+            if not response.is_success:
+                raise httpx.ReadError(_refusal(response.status_code, await response.aread()))
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 yield Refused(f"{self.url} does not speak pgtattle's API")
                 return
             yield Connected(fresh)
-            findings = await self._http.get("/findings", params={"limit": 1000})
+            findings = await self._http.get("/findings", params={"limit": FINDINGS})
             yield Findings(msgspec.json.decode(findings.raise_for_status().content, type=FindingPage).items)
             async for name, data, id_ in _messages(response):
                 if name == "reset":
@@ -153,6 +166,14 @@ class Client:
                 if event is not None:
                     yield event
                 self._last_id = id_ or self._last_id
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _event(name: str, data: bytes) -> Event | None:
@@ -164,7 +185,7 @@ def _event(name: str, data: bytes) -> Event | None:
         case "session":
             return msgspec.json.decode(data, type=SessionView)
         case "skipped":
-            return Skipped(msgspec.json.decode(data, type=dict[str, int]).get("executions", 0))
+            return Skipped(msgspec.json.decode(data, type=_Skip).executions)
         case _:
             return None
 
@@ -199,7 +220,7 @@ def _refusal(status: int, body: bytes) -> str:
         message = msgspec.json.decode(body, type=ErrorView).error.message
     except msgspec.MsgspecError:
         return f"this does not speak pgtattle's API (status {status})"
-    return f"{message}; give --token-file" if status == 401 else message
+    return f"{message} (give --token-file)" if status == 401 and "--token-file" not in message else message
 
 
 def _words(error: Exception) -> str:

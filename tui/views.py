@@ -1,18 +1,22 @@
-"""Records as rows and as details: columns, cells and pieces of text. No widgets."""
+"""Records as rows and as details: columns, cells and pieces of text. No widgets, and nothing is harmless yet."""
 
 from __future__ import annotations
 
 import msgspec
 
 from pgtattle.proxy.schema import ExecutionView, FindingView, StatementView
+from pgtattle.tui.harmless import BLOCK, LINE, block
 from pgtattle.tui.sql import pretty
 from pgtattle.tui.widgets.rows import Cells, Column
 from pgtattle.tui.widgets.safe import Part
 
 SEVERITY_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
+STATUS_STYLES = {"verified": "green", "confirmed": "green", "partly": "yellow", "refuted": "red"}
+SLOW_MS = 100.0
+PARAMETERS = 200
 
 LIVE = (
-    Column("time", 12),
+    Column("time UTC", 12),
     Column("ms", 8, "right"),
     Column("rows", 6, "right"),
     Column("what", 9),
@@ -41,7 +45,7 @@ FINDINGS = (
 
 def execution_cells(one: ExecutionView) -> Cells:
     """A row of Live."""
-    style = "red" if one.sqlstate else "yellow" if one.duration_ms >= 100 else ""
+    style = "red" if one.sqlstate else "yellow" if one.duration_ms >= SLOW_MS else ""
     return (
         (one.at[11:23], "dim"),
         (f"{one.duration_ms:.2f}", style),
@@ -49,7 +53,7 @@ def execution_cells(one: ExecutionView) -> Cells:
         (one.sqlstate or one.command, style),
         (one.database, "dim"),
         (one.application or one.user, "dim"),
-        (" ".join(one.sql.split()), style),
+        (_one_line(one.sql), style),
     )
 
 
@@ -62,7 +66,7 @@ def statement_cells(one: StatementView) -> Cells:
         (f"{one.p95_ms:.2f}", ""),
         (str(one.rows), "dim"),
         (str(one.errors) if one.errors else "", "red"),
-        (" ".join(one.sql.split()), ""),
+        (_one_line(one.sql), ""),
     )
 
 
@@ -80,22 +84,12 @@ def finding_cells(one: FindingView) -> Cells:
 
 def execution_detail(one: ExecutionView) -> list[Part]:
     """Everything of an execution."""
-    parts: list[Part] = [(pretty(one.sql), ""), "\n\n"]
-    if one.parameters:
-        parts.append(("parameters\n", "bold"))
-        for number, value in enumerate(one.parameters, 1):
-            parts += [
-                (f"  ${number}  ", "dim"),
-                ("NULL" if value is None else value, "italic" if value is None else ""),
-                "\n",
-            ]
-        parts.append("\n")
+    parts: list[Part] = [(f"failed with SQLSTATE {one.sqlstate}\n\n", "red")] if one.sqlstate else []
+    parts += [*_sql(one.sql), "\n\n", *_parameters(one.parameters)]
     first = f", first row after {one.first_row_ms:.2f} ms" if one.first_row_ms is not None else ""
     stalled = f", the client did not read for {one.stalled_ms:.2f} ms" if one.stalled_ms else ""
     parts += [("time       ", "dim"), f"{one.duration_ms:.3f} ms{first}{stalled}\n"]
     parts += [("answer     ", "dim"), f"{one.tag or '-'}, {one.rows:,} rows, {one.bytes:,} bytes\n"]
-    if one.sqlstate:
-        parts += [("error      ", "dim"), (f"SQLSTATE {one.sqlstate}\n", "red")]
     transaction = f"transaction {one.transaction}" if one.transaction else "autocommit"
     parts += [
         ("connection ", "dim"),
@@ -115,7 +109,7 @@ def execution_detail(one: ExecutionView) -> list[Part]:
 def statement_detail(one: StatementView) -> list[Part]:
     """Everything of a statement."""
     return [
-        pretty(one.sql),
+        *_sql(one.sql),
         "\n\n",
         ("calls      ", "dim"),
         f"{one.calls:,}, {one.errors:,} failed, {one.rows:,} rows\n",
@@ -135,15 +129,16 @@ def finding_detail(one: FindingView) -> list[Part]:
         (f"{one.severity} ", SEVERITY_STYLES[one.severity]),
         (f"{one.title}\n", "bold"),
         (f"{one.rule}, {one.confidence}, seen {one.count:,} times, {one.total_ms:,.1f} ms in all\n\n", "dim"),
-        pretty(one.sql),
+        *_sql(one.sql),
         "\n\n",
     ]
     if one.unit is not None:
         place = " ".join(word for word in (one.unit.route, one.unit.source) if word)
         parts += [("where      ", "dim"), f"{place or one.unit.key} ({one.unit.kind})\n"]
-    parts += [("what to do ", "bold"), (f"({one.suggestion.status})\n", "dim"), f"{one.suggestion.text}\n"]
+    status = one.suggestion.status
+    parts += [("what to do ", "bold"), (f"({status})\n", STATUS_STYLES.get(status, "dim")), f"{one.suggestion.text}\n"]
     if one.suggestion.sql:
-        parts += [(f"{one.suggestion.sql}\n", "green")]
+        parts += ["\n", *_sql(one.suggestion.sql), ("\n(y copies this)\n", "dim")]
     parts.append(("\nevidence\n", "bold"))
     for key, value in msgspec.to_builtins(one.evidence).items():
         if key != "rule" and value not in ("", None, []):
@@ -151,3 +146,25 @@ def finding_detail(one: FindingView) -> list[Part]:
             parts += [(f"  {key.replace('_', ' '):13} ", "dim"), f"{shown}\n"]
     parts += [("\nid         ", "dim"), f"{one.id}\n", ("seen       ", "dim"), f"{one.first_seen} … {one.last_seen}\n"]
     return parts
+
+
+def _one_line(sql: str) -> str:
+    return " ".join(sql[:LINE].split())
+
+
+def _sql(sql: str) -> list[Part]:
+    """The SQL for reading; of a very long one the beginning, and how much more there is."""
+    parts: list[Part] = list(pretty(sql[:BLOCK]))
+    if len(sql) > BLOCK:
+        parts.append((f"\n… {len(sql) - BLOCK:,} more characters: c copies all of it", "yellow"))
+    return parts
+
+
+def _parameters(values: list[str | None]) -> list[Part]:
+    parts: list[Part] = [("parameters\n", "bold")] if values else []
+    for number, value in enumerate(values[:PARAMETERS], 1):
+        shown = ("NULL", "italic") if value is None else (block(value, LINE), "")
+        parts += [(f"  ${number}  ", "dim"), shown, "\n"]
+    if len(values) > PARAMETERS:
+        parts.append((f"  … {len(values) - PARAMETERS:,} more\n", "yellow"))
+    return [*parts, "\n"] if values else []

@@ -75,6 +75,9 @@ class Server:
         self.findings: list[FindingView] = []
         self.statements: list[StatementView] = []
         self.status = 200
+        self.token = ""
+        self.refused_filter = ""
+        self.slow = 0.0
         self.body: bytes | None = None
         self.asked: list[tuple[dict[str, str], str]] = []
         self.queue: asyncio.Queue[bytes] = asyncio.Queue()
@@ -95,6 +98,7 @@ class Server:
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         routes = [
             Route("/api/v1/events", self._events),
+            Route("/api/v1/executions", self._executions),
             Route("/api/v1/findings", self._findings),
             Route("/api/v1/statements", self._statements),
         ]
@@ -118,9 +122,10 @@ class Server:
         self.asked.append((dict(request.query_params), request.headers.get("last-event-id", "")))
         if self.body is not None:
             return Response(self.body, status_code=self.status, media_type="text/html")
+        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+            return _error(401, "a token is needed")
         if self.status != 200:
-            error = {"error": {"code": "x", "message": "column 3: no such filter", "details": {}}}
-            return JSONResponse(error, status_code=self.status)
+            return _error(self.status, "16 event streams are open already")
 
         async def stream() -> AsyncIterator[bytes]:
             if self.history:
@@ -131,11 +136,23 @@ class Server:
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
+    async def _executions(self, request: Request) -> Response:
+        if self.refused_filter and request.query_params["filter"] == self.refused_filter:
+            return _error(400, f"column 3: no such filter: {self.refused_filter}")
+        return Response(b'{"items": []}', media_type="application/json")
+
     async def _findings(self, request: Request) -> Response:
         return Response(msgspec.json.encode(FindingPage(items=self.findings)), media_type="application/json")
 
     async def _statements(self, request: Request) -> Response:
-        return Response(msgspec.json.encode(StatementPage(items=self.statements)), media_type="application/json")
+        await asyncio.sleep(self.slow)
+        key = {"total": "total_ms", "calls": "calls"}[request.query_params["sort"]]
+        items = sorted(self.statements, key=lambda one: getattr(one, key), reverse=True)
+        return Response(msgspec.json.encode(StatementPage(items=items)), media_type="application/json")
+
+
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"code": "x", "message": message, "details": {}}}, status_code=status)
 
 
 @contextlib.asynccontextmanager

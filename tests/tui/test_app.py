@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
+from pgtattle.tui import keymap
 from pgtattle.tui.app import Dashboard
 from pgtattle.tui.client import Client
-from tests.tui.screens import HOSTILE, Server, execution, finding, screen, serving, statement
+from tests.tui.screens import HOSTILE, SESSION, Server, execution, finding, screen, serving, statement
 
 
 @asynccontextmanager
 async def dashboard(server: Server, size: tuple[int, int] = (120, 36)) -> AsyncIterator[tuple[Dashboard, Any]]:
     app = Dashboard(Client(server.url))
-    async with app.run_test(size=size) as pilot:
-        await settled(app, lambda: "connected" in screen(app) or bool(app._model.trouble))
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await settled(app, lambda: "● connected" in screen(app) or bool(app._model.trouble))
         yield app, pilot
 
 
 async def settled(app: Dashboard, condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, screen(app)
+        await asyncio.sleep(0.05)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 40))
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)])
@@ -43,15 +47,33 @@ def test_live_shows_history_then_what_comes(size: tuple[int, int]) -> None:
                 server.send("executions", [execution(9, "SELECT 9 FROM live", sqlstate="42P01")], "s.9.1")
                 await settled(app, lambda: "SELECT 9 FROM live" in screen(app))
                 shown = screen(app).splitlines()
-                assert "connected" in shown[0]
+                assert "● connected" in shown[0]
+                assert "session s at http" in shown[1]
                 assert "1 Live" in shown[2]
                 assert "42P01" in screen(app)
                 assert ("application" in screen(app)) == (size[0] >= 100)
+                assert shown[-1].endswith("Quit")
                 await pilot.press("enter")
                 await settled(app, lambda: "SQLSTATE 42P01" in screen(app))
                 assert "$2  NULL" in screen(app)
                 await pilot.press("escape")
                 await settled(app, lambda: "SQLSTATE" not in screen(app))
+
+    run(test)
+
+
+def test_the_detail_scrolls_while_the_list_keeps_its_keys() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.history = [execution(1, "SELECT 1\n" + "\n".join(f"-- line {n}" for n in range(100)))]
+            async with dashboard(server, (80, 24)) as (app, pilot):
+                await settled(app, lambda: "SELECT 1" in screen(app))
+                await pilot.press("enter")
+                await settled(app, lambda: "-- line 3\n" in screen(app))
+                await pilot.press(*["right_square_bracket"] * 20)
+                await settled(app, lambda: "-- line 25" in screen(app))
+                await pilot.press(*["left_square_bracket"] * 20)
+                await settled(app, lambda: "-- line 25" not in screen(app))
 
     run(test)
 
@@ -65,12 +87,35 @@ def test_it_follows_the_newest_until_the_cursor_moves() -> None:
                 await pilot.press("g")
                 await settled(app, lambda: "'row 0'" in screen(app))
                 server.send("executions", [execution(900, "SELECT 'row 900'")])
-                await asyncio.sleep(0.4)
+                await settled(app, lambda: len(app._model.executions) == 201)
                 assert "row 900" not in screen(app)
+                assert "G follows the newest" in screen(app)
                 await pilot.press("G")
                 await settled(app, lambda: "row 900" in screen(app))
                 server.send("executions", [execution(901, "SELECT 'row 901'")])
                 await settled(app, lambda: "row 901" in screen(app))
+
+    run(test)
+
+
+def test_an_open_detail_stays_and_closing_it_follows_again() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.history = [execution(n, f"SELECT 'row {n}'") for n in range(5)]
+            async with dashboard(server) as (app, pilot):
+                await settled(app, lambda: "row 4" in screen(app))
+                await pilot.press("enter")
+                await settled(app, lambda: screen(app).count("row 4") == 2)
+                for start in range(100, 40_000, 10_000):
+                    server.send("executions", [execution(start + n, "SELECT 'flood'") for n in range(10_000)])
+                await settled(app, lambda: app._model.executions[-1].id == 40_099, 20)
+                await settled(app, lambda: screen(app).count("row 4") == 1)
+                copied: list[str] = []
+                app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
+                await pilot.press("c", "escape")
+                assert copied == ["SELECT 'row 4'"]
+                server.send("executions", [execution(99_999, "SELECT 'the newest'")])
+                await settled(app, lambda: "the newest" in screen(app))
 
     run(test)
 
@@ -99,11 +144,12 @@ def test_findings_come_gravest_first_with_what_to_do() -> None:
                 server.send("finding", finding("b", "the graver", "critical"))
                 await settled(app, lambda: "the graver" in screen(app))
                 assert screen(app).index("the graver") < screen(app).index("the lesser")
-                assert "1 critical 1 low" in screen(app).splitlines()[0]
+                assert "1 critical  1 low" in screen(app).splitlines()[1]
                 await pilot.press("g", "enter")
                 await settled(app, lambda: "Load all of them at once." in screen(app))
                 assert "SELECT 1 = ANY($1)" in screen(app)
                 assert "(advice)" in screen(app)
+                assert re.search(r"executions +12", screen(app))
                 copied: list[str] = []
                 app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
                 await pilot.press("c", "y")
@@ -112,7 +158,22 @@ def test_findings_come_gravest_first_with_what_to_do() -> None:
     run(test)
 
 
-def test_statements_are_sorted() -> None:
+def test_the_cursor_stays_on_its_finding_and_the_detail_keeps_up() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.findings = [finding("a", "the first", "low")]
+            async with dashboard(server) as (app, pilot):
+                await pilot.press("3", "enter")
+                await settled(app, lambda: "seen 12 times" in screen(app))
+                server.send("finding", finding("b", "the graver", "critical"))
+                server.send("finding", msgspec.structs.replace(server.findings[0], count=4321))
+                await settled(app, lambda: "seen 4,321 times" in screen(app))
+                assert "the graver" in screen(app)
+
+    run(test)
+
+
+def test_statements_are_sorted_by_the_server() -> None:
     async def test() -> None:
         async with serving() as server:
             server.statements = [statement("a", "SELECT slow", 90.0, 1), statement("b", "SELECT often", 10.0, 50)]
@@ -127,28 +188,52 @@ def test_statements_are_sorted() -> None:
     run(test)
 
 
+def test_a_slow_server_holds_no_key_up() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.slow = 3.0
+            server.findings = [finding("a", "a finding")]
+            async with dashboard(server) as (app, pilot):
+                before = time.monotonic()
+                await pilot.press("2", "3")
+                await settled(app, lambda: "a finding" in screen(app))
+                assert time.monotonic() - before < 1.5
+
+    run(test)
+
+
 def test_a_filter_is_the_servers_and_its_error_is_shown() -> None:
     async def test() -> None:
         async with serving() as server, dashboard(server) as (app, pilot):
             await pilot.press("f", *"op:select", "enter")
             await settled(app, lambda: len(server.asked) == 2)
             assert server.asked[-1][0]["filter"] == "op:select"
-            await settled(app, lambda: "filter: op:select" in screen(app))
-            server.status = 400
-            await pilot.press("slash", *"x", "enter")
-            await settled(app, lambda: any("column 3" in str(one.message) for one in app._notifications))
-            server.status = 200
+            assert server.asked[-1][0]["history"] == "1000"
+            await settled(app, lambda: "No execution matches op:select" in screen(app))
+            server.refused_filter = "op:selectx[/b]"
+            await pilot.press("slash", *"x[/b]", "enter")
+            await settled(app, lambda: "column 3: no such filter: op:selectx[/b]" in screen(app))
+            assert len(server.asked) == 2, "the stream goes on with the filter that works"
+            await pilot.press("escape")
+            await settled(app, lambda: "column 3" not in screen(app))
+            assert "filter: op:select" in screen(app)
+            await pilot.press("f", "ctrl+a", "ctrl+k", "enter")
+            await settled(app, lambda: len(server.asked) == 3)
+            assert "filter" not in server.asked[-1][0]
 
     run(test)
 
 
-def test_help_is_made_of_the_bindings() -> None:
+def test_help_names_every_key() -> None:
     async def test() -> None:
-        async with serving() as server, dashboard(server, (100, 45)) as (app, pilot):
+        async with serving() as server, dashboard(server, (100, 60)) as (app, pilot):
+            server.send("session", msgspec.structs.replace(SESSION, notes=["a role without a password", "[/b] note"]))
+            await settled(app, lambda: "note 1/2" in screen(app) or "note 2/2" in screen(app))
             await pilot.press("question_mark")
             await settled(app, lambda: "dur>100ms" in screen(app))
-            for words in ("Pause", "Filter", "Sort statements", "Copy suggestion", "Page down"):
-                assert words in screen(app)
+            for key, what in keymap.described():
+                assert f"{key:20}{what}" in screen(app)
+            assert "[/b] note" in screen(app)
             await pilot.press("escape")
             await settled(app, lambda: "dur>100ms" not in screen(app))
 
@@ -159,8 +244,29 @@ def test_it_says_what_to_do_while_there_is_nothing() -> None:
     async def test() -> None:
         async with serving() as server, dashboard(server) as (app, pilot):
             assert "point your application at" in screen(app)
+            await pilot.press("2")
+            await settled(app, lambda: "No statement was seen yet" in screen(app))
             await pilot.press("3")
             await settled(app, lambda: "Nothing to tell so far" in screen(app))
+            await pilot.press("enter", "j", "G", "c", "y", "escape")
+            await settled(app, lambda: "there is no suggested SQL here" in screen(app))
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)])
+def test_what_was_lost_is_said_on_top(size: tuple[int, int]) -> None:
+    async def test() -> None:
+        async with serving() as server, dashboard(server, size) as (app, _):
+            assert "lost" not in screen(app)
+            server.send("session", msgspec.structs.replace(SESSION, executions=1_234_567, shed=12, lost=3))
+            server.send("skipped", {"executions": 17})
+            await settled(app, lambda: "12 shed 3 lost" in screen(app))
+            assert "1,234,567 executions" in screen(app).splitlines()[0]
+            assert ("17 skipped here" in screen(app)) == (size[0] > 100)
+            assert "session s at" in screen(app).splitlines()[1]
+            lost = next(part for part in app.query_one("#header")._parts if "lost" in part[0])  # type: ignore[attr-defined]
+            assert "red" in lost[1]
 
     run(test)
 
@@ -173,7 +279,8 @@ def test_it_reconnects_and_says_so() -> None:
                 await settled(app, lambda: "kept" in screen(app))
                 port = int(server.url.rsplit(":", 1)[1])
                 await server.stop()
-                await settled(app, lambda: "reconnecting" in screen(app))
+                await settled(app, lambda: "○ reconnecting" in screen(app))
+                await settled(app, lambda: "is pgtattle running there?" in screen(app))
                 assert "kept" in screen(app)
                 server.queue = asyncio.Queue()
                 server.history = []
@@ -186,15 +293,16 @@ def test_it_reconnects_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"), [(401, None, "--token-file"), (200, b"<html>", "does not speak pgtattle")]
+    ("status", "body", "token", "words"),
+    [(200, None, "secret", "--token-file"), (200, b"<html>", "", "does not speak pgtattle")],
 )
-def test_a_server_that_refuses_is_said(status: int, body: bytes | None, words: str) -> None:
+def test_a_server_that_refuses_is_said(status: int, body: bytes | None, token: str, words: str) -> None:
     async def test() -> None:
         async with serving() as server:
-            server.status, server.body = status, body
-            async with dashboard(server) as (app, _):
+            server.status, server.body, server.token = status, body, token
+            async with dashboard(server, (80, 24)) as (app, _):
                 await settled(app, lambda: words in screen(app))
-                assert "not connected" in screen(app)
+                assert "○ not connected" in screen(app)
 
     run(test)
 
@@ -204,21 +312,35 @@ def test_hostile_text_reaches_no_terminal() -> None:
         async with serving() as server:
             fields = dict.fromkeys(("database", "user", "application", "client", "command", "tag"), HOSTILE)
             server.history = [
-                execution(1, HOSTILE, parameters=[HOSTILE], tags={HOSTILE: HOSTILE}, **fields),
+                execution(1, HOSTILE, parameters=[HOSTILE, "y" * 1_000_000], tags={HOSTILE: HOSTILE}, **fields),
                 execution(2, "SELECT '" + "x[/b]" * 200_000),
             ]
             server.findings = [finding("a", HOSTILE, sql=HOSTILE)]
             server.statements = [statement("a", HOSTILE, 1.0)]
+            server.refused_filter = HOSTILE.strip()
             async with dashboard(server) as (app, pilot):
+                server.send("session", msgspec.structs.replace(SESSION, notes=[HOSTILE], server_version=HOSTILE))
+                copied: list[str] = []
+                app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
                 for pane in "123":
                     await pilot.press(pane)
-                    await asyncio.sleep(0.3)
+                    await settled(app, lambda: screen(app).count("owned") >= 2)
                     await pilot.press("g", "enter")
-                    await asyncio.sleep(0.3)
-                    await pilot.press("c")
-                    shown = screen(app)
-                    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028]", shown)
-                    assert "owned" in shown
-                    assert "[/b]" in shown
+                    await settled(app, lambda: screen(app).count("owned") >= 3)
+                    await pilot.press("c", "question_mark")
+                    await settled(
+                        app, lambda: "notes of this session" in str(app.screen.query_one("#help-text").render())
+                    )  # type: ignore[attr-defined]
+                    assert not re.search(UNSAFE, screen(app))
+                    await pilot.press("escape")
+                    assert not re.search(UNSAFE, screen(app))
+                    assert "[/b]" in screen(app)
+                assert copied == [HOSTILE] * 3
+                await app._use_filter(HOSTILE.strip())
+                await settled(app, lambda: "no such filter" in app.query_one("#filter-error").render().plain)  # type: ignore[attr-defined]
+                assert not re.search(UNSAFE, screen(app))
 
     run(test)
+
+
+UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2066-\u2069\ud800-\udfff]")

@@ -12,6 +12,7 @@ import sys
 import time
 
 import psycopg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,16 +36,35 @@ def test_a_block_keeps_newlines_only(text: str) -> None:
 
 def test_long_text_is_cut() -> None:
     assert len(line("x" * 1_000_000)) == 2_000
-    assert block("x" * 1_000_000).endswith(" …")
+    assert block("x" * 1_000_000).endswith("x … 980,000 more characters")
 
 
 def test_symbols_are_visible() -> None:
     assert line("a\x1b[2J\tb\n\x00\x7f\x9b") == "a␛[2J␉b␊␀␡\ufffd"
 
 
-@given(st.text(alphabet="select from where 'x\"--/*$ab\n", max_size=80))
+@given(st.text(alphabet="select from where '$x\"--/*$ab\n", max_size=80))
 def test_pretty_changes_white_space_only(sql: str) -> None:
-    assert "".join(pretty(sql).split()) == "".join(sql.split())
+    assert "".join("".join(words for words, _ in pretty(sql)).split()) == "".join(sql.split())
+
+
+def test_pretty_breaks_lines_at_clauses_outside_of_quotes() -> None:
+    sql = "SELECT 'a FROM b', \"c WHERE d\", $x$ LIMIT $x$ /* SET */ FROM t LEFT JOIN u ON u.id = $1 WHERE z"
+    assert "".join(words for words, _ in pretty(sql)).splitlines() == [
+        "SELECT 'a FROM b', \"c WHERE d\", $x$ LIMIT $x$ /* SET */",
+        "FROM t",
+        "LEFT JOIN u ON u.id = $1",
+        "WHERE z",
+    ]
+    assert ("'a FROM b'", "green") in list(pretty(sql))
+    assert "".join(words for words, _ in pretty("SELECT 1\nFROM t WHERE x")) == "SELECT 1\nFROM t WHERE x"
+
+
+@pytest.mark.parametrize("piece", ["'", '"', "$a$", "/*", "--", "LEFT ", "FROM ", "$1 ", "\u202e"])
+def test_pretty_is_quick_with_anything(piece: str) -> None:
+    begin = time.perf_counter()
+    assert sum(1 for _ in pretty(piece * (20_000 // len(piece)))) > 0
+    assert time.perf_counter() - begin < 1
 
 
 def test_a_real_terminal_sees_no_foreign_escape(database: Database, serve: Serve) -> None:

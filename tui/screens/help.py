@@ -1,35 +1,25 @@
-"""The help: made from the bindings, so that it is never stale."""
+"""The help: made from the keymap, so that it is never stale."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 
+from pgtattle.tui import keymap
 from pgtattle.tui.widgets.safe import Part, SafeText
-
-FILTERS = (
-    ("dur>100ms", "slower than"),
-    ("rows>1000", "more rows than"),
-    ("op:select table:users", "command, table"),
-    ("app:web user:bob db:shop", "who and where"),
-    ("err err:23505", "failed, with this SQLSTATE"),
-    ("fp:1a2b conn:12", "statement, connection"),
-    ('"text" -op:select', "text of the SQL, and not"),
-)
 
 
 class Help(ModalScreen[None]):
-    """Keys and the filter language."""
+    """Keys, the filter language, and all `notes` of the session, of which the header shows one at a time."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close")]
+    BINDINGS = keymap.HELP
 
-    def __init__(self, bindings: list[tuple[str, str]]) -> None:
+    def __init__(self, notes: Sequence[str]) -> None:
         super().__init__()
-        self._bindings_shown = bindings
+        self._notes = notes
 
     def compose(self) -> ComposeResult:
         """A box of text."""
@@ -39,9 +29,16 @@ class Help(ModalScreen[None]):
     def on_mount(self) -> None:
         """Fill the text."""
         parts: list[Part] = [("keys\n", "bold")]
-        for key, what in self._bindings_shown:
-            parts += [(f"  {key:16}", "cyan"), f"{what}\n"]
-        parts.append(("\nfilter\n", "bold"))
-        for example, what in FILTERS:
+        for key, what in keymap.described():
+            parts += [(f"  {key:20}", "cyan"), f"{what}\n"]
+        parts.append(("\nfilter of Live: all terms must hold\n", "bold"))
+        for example, what in keymap.FILTERS:
             parts += [(f"  {example:26}", "cyan"), f"{what}\n"]
+        if self._notes:
+            parts.append(("\nnotes of this session\n", "bold"))
+            parts += [(f"  {note}\n", "yellow") for note in self._notes]
         self.query_one("#help-text", SafeText).show(parts)
+
+    def action_scroll(self, by: int) -> None:
+        """Scroll by so many lines."""
+        self.query_one("#help", VerticalScroll).scroll_relative(y=by, animate=False)

@@ -1,20 +1,24 @@
-"""A list of any length that draws only what is seen: for rows that come by the thousand."""
+"""A list of any length that draws only what is seen: for rows that come by the thousand.
+
+Enters: a sequence of records and the function that makes cells of one. Leaves: harmless text in columns, and messages
+on where the cursor went. Out of scope: what the records mean.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from rich.cells import set_cell_size
 from rich.segment import Segment
 from rich.style import Style
-from textual.binding import Binding, BindingType
 from textual.events import Click
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from pgtattle.tui import keymap
 from pgtattle.tui.harmless import line
 
 Item = TypeVar("Item")
@@ -36,20 +40,12 @@ class Column:
 
 
 class Rows(ScrollView, Generic[Item], can_focus=True):
-    """Rows of columns with a cursor. It follows the newest row until the cursor is moved, and again after `G`."""
+    """Rows of columns with a cursor. With `follow` it is on the newest row until it is moved, and again after `G`."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
-        Binding("home,g", "top", "Top", show=False),
-        Binding("end,G", "bottom", "End", show=False),
-        Binding("enter", "open", "Detail"),
-    ]
+    BINDINGS = keymap.ROWS
 
-    class Highlighted(Message):
-        """The cursor is on another row."""
+    class Moved(Message):
+        """The cursor was moved to another row, by a key or a click."""
 
     class Opened(Message):
         """Enter, or a click on the row of the cursor."""
@@ -62,37 +58,43 @@ class Rows(ScrollView, Generic[Item], can_focus=True):
         self._cells = cells
         self._items: Sequence[Item] = []
         self._cursor = 0
-        self._follow = follow
+        self._may_follow = follow
         self._follows = follow
+        self._held = False
 
     @property
     def current(self) -> Item | None:
         """The row of the cursor."""
         return self._items[self._cursor] if 0 <= self._cursor < len(self._items) else None
 
+    @property
+    def follows(self) -> bool:
+        """True while the cursor goes with the newest row."""
+        return self._follows
+
     def show(self, items: Sequence[Item], *, dropped: int = 0) -> None:
         """Show these rows; `dropped` of the former ones are gone from the beginning."""
-        before = self.current
         self._items = items
-        if self._follow:
+        if self._follows:
             self._cursor = len(items) - 1
         else:
             self._cursor = max(0, min(self._cursor - dropped, len(items) - 1))
         self.virtual_size = Size(self.size.width, len(items) + 1)
-        if dropped and not self._follow:
+        if dropped and not self._follows:
             self.scroll_to(y=max(0, self.scroll_offset.y - dropped), animate=False, force=True)
-        self._keep_visible()
+        self.keep_visible()
         self.refresh()
-        if self.current is not before:
-            self.post_message(self.Highlighted())
 
-    def select(self, item: Item) -> None:
-        """Put the cursor on a row, where it is still there."""
-        for number, one in enumerate(self._items):
-            if one is item:
-                self._follow = False
-                self._to(number)
-                return
+    def select(self, row: int | None) -> None:
+        """Put the cursor on a row that is the former one under a new number; None leaves it where it is."""
+        if row is not None and row != self._cursor:
+            self._cursor = row
+            self.keep_visible()
+
+    def release(self) -> None:
+        """Follow again, if that was so when the current row was opened."""
+        if self._held:
+            self.action_bottom()
 
     def action_move(self, by: int) -> None:
         """Move the cursor by so many rows."""
@@ -109,11 +111,12 @@ class Rows(ScrollView, Generic[Item], can_focus=True):
     def action_bottom(self) -> None:
         """To the last row, and follow the new ones."""
         self._to(len(self._items) - 1)
-        self._follow = self._follows
+        self._held, self._follows = False, self._may_follow
 
     def action_open(self) -> None:
-        """Ask for the detail of the current row."""
+        """Ask for the detail of the current row, which stays the current one."""
         if self.current is not None:
+            self._held, self._follows = self._follows or self._held, False
             self.post_message(self.Opened())
 
     def on_click(self, event: Click) -> None:
@@ -129,7 +132,7 @@ class Rows(ScrollView, Generic[Item], can_focus=True):
     def on_resize(self) -> None:
         """Fit the rows to the new width."""
         self.virtual_size = Size(self.size.width, len(self._items) + 1)
-        self._keep_visible()
+        self.keep_visible()
 
     def render_line(self, y: int) -> Strip:
         """The titles, then the rows that are scrolled to."""
@@ -159,21 +162,21 @@ class Rows(ScrollView, Generic[Item], can_focus=True):
             segments.append(Segment(set_cell_size(text, room) + " ", base + Style.parse(style)))
         return Strip(segments).adjust_cell_length(width, base)
 
-    def _to(self, row: int) -> None:
-        if not self._items:
-            return
-        row = max(0, min(row, len(self._items) - 1))
-        self._follow = self._follows and row == len(self._items) - 1 and self._follow
-        if row != self._cursor:
-            self._cursor = row
-            self.post_message(self.Highlighted())
-        self._keep_visible()
-        self.refresh()
-
-    def _keep_visible(self) -> None:
+    def keep_visible(self) -> None:
+        """Scroll to the cursor."""
         height = max(1, self.size.height - 1)
         top = self.scroll_offset.y
         if self._cursor < top:
             self.scroll_to(y=self._cursor, animate=False, force=True)
         elif self._cursor >= top + height:
             self.scroll_to(y=self._cursor - height + 1, animate=False, force=True)
+
+    def _to(self, row: int) -> None:
+        row = max(0, min(row, len(self._items) - 1))
+        if row == self._cursor or not self._items:
+            return
+        self._held = self._follows = False
+        self._cursor = row
+        self.post_message(self.Moved())
+        self.keep_visible()
+        self.refresh()
