@@ -198,7 +198,8 @@ def _finding(
     )
     if after is None:
         words = (
-            f"An index on {columns} would find the rows. Without HypoPG here, the planner was not asked whether it would use it."
+            f"An index on {columns} would find the rows. "
+            "Without HypoPG here, the planner was not asked whether it would use it."
         )
     else:
         costs = f"{after:,.0f} instead of {root.total_cost:,.0f}"
