@@ -10,7 +10,6 @@ from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 from textual.app import App, ComposeResult
-from textual.containers import Vertical
 from textual.widgets import ContentSwitcher, Footer, Input
 
 from pgtattle.proxy.schema import ExecutionView, FindingView, StatementView
@@ -19,6 +18,7 @@ from pgtattle.tui.client import Client
 from pgtattle.tui.model import Model
 from pgtattle.tui.screens.help import Help
 from pgtattle.tui.screens.pane import Pane
+from pgtattle.tui.widgets.filter_line import FilterLine
 from pgtattle.tui.widgets.header import Header
 from pgtattle.tui.widgets.safe import Part, SafeText
 
@@ -82,16 +82,17 @@ class Dashboard(App[int]):
         self._header = Header(client.url)
         self._tabs = SafeText(fixed=True, id="tabs")
         self._switcher = ContentSwitcher(initial="live")
-        self._filter_error = SafeText(id="filter-error")
-        self._filter_input = Input(
-            placeholder="filter, such as: dur>100ms op:select table:users err", id="filter", select_on_focus=False
-        )
-        self._filter_box = Vertical(self._filter_error, self._filter_input, id="filter-box")
+        self._filter_line = FilterLine()
         self._panes: dict[str, Pane[Any]] = {
             "live": self._live,
             "statements": self._statements,
             "findings": self._findings,
         }
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not connected; empty when it is."""
+        return self._model.trouble
 
     def compose(self) -> ComposeResult:
         """Header, tabs, the three screens, and the line for the filter."""
@@ -99,7 +100,7 @@ class Dashboard(App[int]):
         yield self._tabs
         with self._switcher:
             yield from self._panes.values()
-        yield self._filter_box
+        yield self._filter_line
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -179,6 +180,10 @@ class Dashboard(App[int]):
         self._draw()
         self._pane.rows.focus()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While the filter is typed, its line has the keys."""
+        return not self._filter_line.is_open or action in ("back", "quit")
+
     def action_pause(self) -> None:
         """Hold new executions back, and let them in again."""
         self._model.pause(not self._model.paused)
@@ -187,11 +192,7 @@ class Dashboard(App[int]):
     def action_filter(self) -> None:
         """Edit the filter; it is one of Live."""
         self.action_show("live")
-        self._say_of_filter("")
-        self._filter_box.add_class("open")
-        self._filter_input.value = self._filter
-        self._filter_input.cursor_position = len(self._filter)
-        self._filter_input.focus()
+        self._filter_line.open(self._filter)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Use the filter, if the server takes it."""
@@ -199,7 +200,7 @@ class Dashboard(App[int]):
 
     async def _use_filter(self, filter_: str) -> None:
         refusal = await self._client.refusal(filter_) if filter_ else ""
-        self._say_of_filter(refusal)
+        self._filter_line.say(refusal)
         if refusal:
             return
         self._close_filter()
@@ -208,19 +209,15 @@ class Dashboard(App[int]):
             self._live.close_detail()
             self._watch()
 
-    def _say_of_filter(self, error: str) -> None:
-        self._filter_error.display = bool(error)
-        self._filter_error.show([error])
-
     async def action_back(self) -> None:
         """Close what is open."""
-        if self._filter_box.has_class("open"):
+        if self._filter_line.is_open:
             self._close_filter()
         else:
             self._pane.close_detail()
 
     def _close_filter(self) -> None:
-        self._filter_box.remove_class("open")
+        self._filter_line.close()
         self._pane.rows.focus()
 
     def action_sort(self) -> None:

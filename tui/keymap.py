@@ -33,6 +33,10 @@ ROWS: Final[list[BindingType]] = [
     Binding("home,g", "top", "First row", show=False),
     Binding("end,G", "bottom", "Last row", tooltip="Last row; Live follows the newest again", show=False),
 ]
+FILTER_LINE: Final[list[BindingType]] = [
+    Binding("enter", "submit", "Use it"),
+    Binding("escape", "app.back", "Cancel"),
+]
 HELP: Final[list[BindingType]] = [
     Binding("escape,q,question_mark", "dismiss", "Close"),
     Binding("up,k", "scroll(-1)", "Up", show=False),

@@ -16,6 +16,8 @@ async def shoot(url: str, output: Path, seconds: float) -> None:
     app = Dashboard(Client(url))
     async with app.run_test(size=(120, 36)) as pilot:
         await asyncio.sleep(seconds)
+        if app.trouble:
+            raise SystemExit(f"no picture: {app.trouble}")
         await pilot.press("3")
         await asyncio.sleep(0.5)
         await pilot.press("g", "enter")

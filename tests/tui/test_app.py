@@ -205,7 +205,9 @@ def test_a_slow_server_holds_no_key_up() -> None:
 def test_a_filter_is_the_servers_and_its_error_is_shown() -> None:
     async def test() -> None:
         async with serving() as server, dashboard(server) as (app, pilot):
-            await pilot.press("f", *"op:select", "enter")
+            await pilot.press("f", *"op:select")
+            await settled(app, lambda: screen(app).splitlines()[-2].strip() == "op:select")
+            await pilot.press("enter")
             await settled(app, lambda: len(server.asked) == 2)
             assert server.asked[-1][0]["filter"] == "op:select"
             assert server.asked[-1][0]["history"] == "1000"

@@ -44,8 +44,9 @@ def _counts(model: Model) -> list[Part]:
             parts.append((f" {session.opaque_connections:,} not observed ", "yellow"))
         if session.restarts:
             parts.append((f" {session.restarts:,} restarts ", "yellow"))
-        if session.evicted:
-            parts.append((f" {sum(session.evicted.values()):,} evicted ", "dim"))
+        evicted = sum(session.evicted.values())
+        if evicted:
+            parts.append((f" {evicted:,} evicted ", "dim"))
     if model.skipped:
         parts.append((f" {model.skipped:,} skipped here ", "yellow"))
     return parts
