@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 MAX_COMMENT: Final = 4_096
 MAX_TAGS: Final = 32
+MAX_KEY: Final = 100
 MAX_VALUE: Final = 200
 
 REQUEST_KEYS: Final = ("request_id", "requestid", "correlation_id", "job_id", "jobid", "jid")
@@ -32,7 +33,8 @@ def tags(comments: Iterable[str]) -> Mapping[str, str]:
         body = _body(comment)
         if ("=" not in body and ":" not in body) or len(body) > MAX_COMMENT:
             continue
-        for key, value in _pairs(body):
+        for raw, value in _pairs(body):
+            key = _CONTROL.sub("", raw)[:MAX_KEY]
             if len(found) < MAX_TAGS and key not in found:
                 found[key] = _CONTROL.sub("", value)[:MAX_VALUE]
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
+from pgtattle.analyzers.sql.fingerprint import KEYWORDS
 from pgtattle.analyzers.sql.texts import MAX_NORMAL_FORM, Bounded
 from pgtattle.analyzers.sql.tokens import tokenize
 from pgtattle.proxy.events import Text
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_PARSED: Final = MAX_NORMAL_FORM
 MAX_DEPTH: Final = 40
+MAX_TABLES: Final = 32
 
 Role = Literal["eq", "range", "like", "join", "order", "group"]
 
@@ -100,15 +102,30 @@ def _lexical_tables(sql: str) -> tuple[str, ...]:
     tables: list[str] = []
     tokens = tokenize(sql)
     for number, token in enumerate(tokens[:-1]):
-        if token.kind == "word" and token.text in ("FROM", "JOIN", "INTO", "UPDATE"):
-            name = tokens[number + 1]
-            if name.kind in ("word", "quoted") and name.text not in ("ONLY", "LATERAL", "SELECT"):
-                whole = name.text
-                if number + 3 < len(tokens) and tokens[number + 2].text == ".":
-                    whole += "." + tokens[number + 3].text
-                if whole not in tables:
-                    tables.append(whole)
-    return tuple(tables[:32])
+        if token.text not in ("FROM", "JOIN", "INTO", "UPDATE"):
+            continue
+        before = tokens[number - 1].text if number else ""
+        if (token.text == "UPDATE" and before == "FOR") or (token.text == "FROM" and before == "DISTINCT"):
+            continue
+        following = number + 1
+        if tokens[following].text == "ONLY" and following + 1 < len(tokens):
+            following += 1
+        if tokens[following].kind not in ("word", "quoted") or tokens[following].text in KEYWORDS:
+            continue
+        whole = _unquoted(tokens[following].text)
+        while following + 2 < len(tokens) and tokens[following + 1].text == ".":
+            whole += "." + _unquoted(tokens[following + 2].text)
+            following += 2
+        called = following + 1 < len(tokens) and tokens[following + 1].text == "(" and token.text != "INTO"
+        if whole not in tables and not called:
+            tables.append(whole)
+            if len(tables) == MAX_TABLES:
+                break
+    return tuple(tables)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _parse(sql: str) -> Facts:
@@ -130,7 +147,7 @@ def _parse(sql: str) -> Facts:
             uses.setdefault(use)
     return Facts(
         parsed=True,
-        tables=tuple(tables)[:32],
+        tables=tuple(tables)[:MAX_TABLES],
         uses=tuple(uses)[:64],
         has_limit=tree.find(exp.Limit, exp.Fetch) is not None,
         has_aggregate=tree.find(exp.AggFunc) is not None,
@@ -219,7 +236,7 @@ def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str])
         return
     else:
         return
-    if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Not):
+    if isinstance(condition, exp.Is) and condition.args.get("negate"):
         return
     left, right = condition.this, condition.args.get("expression")
     sides = [side for side in (left, right) if side is not None]

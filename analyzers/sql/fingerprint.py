@@ -1,9 +1,9 @@
 """The lexical normal form of one statement, and its fingerprint.
 
-Comments and white space go; literals and parameters become `$1, $2 …`; IN lists, ARRAY lists and equal rows of VALUES
-collapse to one member; names are folded as the server folds them, keywords are capitals. `= $1`, `IN ($1)` and
-`= ANY($1)` stay apart, because a loop and its cure must. The names of savepoints, cursors and prepared statements are
-forgotten.
+Comments and white space go; literals and parameters become `$1, $2 …`; IN lists, ARRAY lists and rows of VALUES
+collapse to one member where all members have one shape; names are folded as the server folds them, keywords are
+capitals. `= $1`, `IN ($1)` and `= ANY($1)` stay apart, because a loop and its cure must. The names of savepoints,
+cursors and prepared statements are forgotten.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from pgtattle.analyzers.sql.tokens import Token, value
+from pgtattle.analyzers.sql.tokens import Token, capitals, folded, value
 from pgtattle.proxy.events import Slot
 
 MAX_SLOTS: Final = 256
 MAX_VALUE: Final = 1_000
+MAX_DIGITS: Final = 10
 
 KEYWORDS: Final = frozenset(
     """ALL ALTER ANALYZE AND ANY ARRAY AS ASC BEGIN BETWEEN BY CASE CAST CHECK CLOSE COLLATE COMMIT CONFLICT
@@ -35,6 +36,17 @@ _CLAUSES: Final = {
     "WHERE": "where", "GROUP": "group", "ORDER": "order", "HAVING": "having", "LIMIT": "limit", "OFFSET": "limit",
     "FETCH": "limit", "SET": "set", "VALUES": "values", "INTO": "other",
 }  # fmt: skip
+_RESERVED: Final = KEYWORDS | frozenset(
+    """ANALYSE ASYMMETRIC AUTHORIZATION BINARY BOTH COLLATION COLUMN CONCURRENTLY CURRENT_CATALOG CURRENT_ROLE
+    CURRENT_SCHEMA CURRENT_USER DEFERRABLE FREEZE INITIALLY LEADING LOCALTIME LOCALTIMESTAMP OVERLAPS PLACING
+    SESSION_USER SYMMETRIC SYSTEM_USER TABLESAMPLE TRAILING USER VARIADIC VERBOSE CHAR""".split()
+)
+"""Names that keep their quotes: without them they are something else, or no name at all."""
+_BEFORE_SIGN: Final = frozenset(
+    """ALL AND BETWEEN BY CASE DISTINCT ELSE FETCH FROM HAVING ILIKE IN LIKE LIMIT NOT OFFSET ON OR RETURNING SELECT
+    SET THEN TO VALUES WHEN WHERE""".split()
+)
+"""Keywords that an operand follows: a sign there is the number's own, elsewhere it is a subtraction."""
 _TYPES: Final = frozenset(
     "date time timetz timestamp timestamptz interval json jsonb uuid inet cidr numeric point".split()
 )
@@ -111,16 +123,17 @@ def _items(tokens: Sequence[Token], command: str) -> list[_Item]:
     for token in tokens:
         kind, text = token.kind, token.text
         if kind == "word":
-            upper = text.upper()
+            upper = capitals(text)
             if upper in KEYWORDS and not (items and items[-1].text in (".", "::")):
-                where = _CLAUSES.get(upper, where)
+                if not (upper == "FROM" and items and items[-1].text == "DISTINCT"):
+                    where = _CLAUSES.get(upper, where)
                 after_to = upper == "TO" or (after_to and upper == "SAVEPOINT")
                 items.append(_Item(upper, "keyword"))
             elif (naming or (after_to and command == "ROLLBACK")) and items:
                 items.append(_Item("name", "word"))
                 naming = after_to = False
             else:
-                items.append(_Item(text.lower(), "word"))
+                items.append(_Item(folded(text), "word"))
         elif kind == "quoted":
             if (naming or (after_to and command == "ROLLBACK")) and items:
                 items.append(_Item("name", "word"))
@@ -131,11 +144,11 @@ def _items(tokens: Sequence[Token], command: str) -> list[_Item]:
                     plain.isidentifier()
                     and plain.isascii()
                     and plain == plain.lower()
-                    and plain.upper() not in KEYWORDS
+                    and plain.upper() not in _RESERVED
                 )
                 items.append(_Item(plain if simple else text, "word"))
         elif kind == "parameter":
-            items.append(_Item(_PLACEHOLDER, "placeholder", (int(text[1:]), "", "parameter", where)))
+            items.append(_Item(_PLACEHOLDER, "placeholder", (int(text[1:MAX_DIGITS]), "", "parameter", where)))
         elif kind in ("string", "number", "bits"):
             _literal(items, token, where)
         elif kind == "punctuation":
@@ -164,7 +177,7 @@ def _literal(items: list[_Item], token: Token, where: str) -> None:
     cast = ""
     if kind == "number" and items and items[-1].text in ("-", "+"):
         before = items[-2] if len(items) > 1 else None
-        if before is None or before.kind in ("keyword", "operator") or before.text in ("(", ",", "["):
+        if before is None or before.kind == "operator" or before.text in _BEFORE_SIGN or before.text in ("(", ",", "["):
             sign = items.pop().text
             text = f"-{text}" if sign == "-" else text
     elif (
@@ -192,47 +205,72 @@ def _collapse(items: list[_Item]) -> list[Merged]:
         if position >= total or items[position].text not in ("(", "["):
             continue
         if item.text == "IN" or (item.text == "ARRAY" and items[position].text == "["):
-            end = _list_end(items, position)
-            if end:
+            members, end = _members(items, position)
+            if members:
                 merged.append((items[position].text, "punctuation", []))
-                members = [one.slot for one in items[position + 1 : end] if one.slot]
-                merged.append((_PLACEHOLDER, "list", members))
+                merged += [(text, "list" if slots else kind, slots) for text, kind, slots in _merge(items, members)]
                 position = end
         elif item.text == "VALUES":
-            position = _rows(items, position, merged)
+            rows, position = _rows(items, position)
+            merged += _merge(items, rows)
     return merged
 
 
-def _list_end(items: list[_Item], start: int) -> int:
-    """The index of the bracket that closes a list of placeholders and commas; 0 for anything else."""
-    for position in range(start + 1, len(items)):
-        item = items[position]
-        if item.text in (")", "]"):
-            return position if position > start + 1 else 0
-        if not item.slot and item.text != ",":
-            return 0
-    return 0
+_Spans = list[tuple[int, int]]
 
 
-def _rows(items: list[_Item], start: int, merged: list[Merged]) -> int:
-    """Take the first row of VALUES and the slots of all further rows of its shape; the position behind them."""
-    end = _row_end(items, start)
+def _merge(items: list[_Item], spans: _Spans) -> list[Merged]:
+    """Spans of one shape as the first of them, which takes the slots of all."""
+    start, end = spans[0]
     first: list[Merged] = [(one.text, one.kind, [one.slot] if one.slot else []) for one in items[start:end]]
-    shape = [one.text for one in items[start:end]]
-    places = [n for n, (_, _, slots) in enumerate(first) if slots]
-    position = end
-    while position + 1 < len(items) and items[position].text == "," and items[position + 1].text == "(":
-        further = _row_end(items, position + 1)
-        row = items[position + 1 : further]
-        if [one.text for one in row] != shape:
+    for place, (_, _, slots) in enumerate(first):
+        if slots:
+            slots += [slot for begin, _ in spans[1:] if (slot := items[begin + place].slot)]
+    return first
+
+
+def _members(items: list[_Item], start: int) -> tuple[_Spans, int]:
+    """The members of a bracketed list, and where it closes; none unless all have one shape that holds a literal.
+
+    A keyword ends the search: subqueries are no lists, and no text is searched twice.
+    """
+    spans: _Spans = []
+    begin = start + 1
+    depth = 0
+    for position in range(start + 1, len(items)):
+        text, kind, _ = items[position]
+        if text in ("(", "["):
+            depth += 1
+        elif depth == 0 and text in (",", ")", "]"):
+            spans.append((begin, position))
+            begin = position + 1
+            if text != ",":
+                shape = _shape(items, spans[0])
+                alike = _PLACEHOLDER in shape and all(_shape(items, span) == shape for span in spans[1:])
+                return (spans, position) if alike else ([], 0)
+        elif text in (")", "]"):
+            depth -= 1
+        elif kind == "keyword" and text not in ("CAST", "AS"):
             break
-        for place in places:
-            slot = row[place].slot
-            if slot:
-                first[place][2].append(slot)
-        position = further
-    merged.extend(first)
-    return position
+    return [], 0
+
+
+def _rows(items: list[_Item], start: int) -> tuple[_Spans, int]:
+    """The first row of VALUES and all further rows of its shape, and the position behind them."""
+    end = _row_end(items, start)
+    spans = [(start, end)]
+    shape = _shape(items, spans[0])
+    while end + 1 < len(items) and items[end].text == "," and items[end + 1].text == "(":
+        further = (end + 1, _row_end(items, end + 1))
+        if _shape(items, further) != shape:
+            break
+        spans.append(further)
+        end = further[1]
+    return spans, end
+
+
+def _shape(items: list[_Item], span: tuple[int, int]) -> list[str]:
+    return [one.text for one in items[span[0] : span[1]]]
 
 
 def _row_end(items: list[_Item], start: int) -> int:

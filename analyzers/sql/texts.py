@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from pgtattle.analyzers.sql.comments import tags
 from pgtattle.analyzers.sql.fingerprint import NormalForm, fingerprint, normalize
-from pgtattle.analyzers.sql.tokens import Token, tokenize
+from pgtattle.analyzers.sql.tokens import Token, capitals, tokenize, value
 from pgtattle.proxy.events import Statement, Text
 
 MAX_SQL: Final = 65_536
@@ -30,10 +30,14 @@ _KINDS: Final = {
 }
 _SAME: Final = {"START": "BEGIN", "END": "COMMIT", "ABORT": "ROLLBACK"}
 _VERBS: Final = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE"))
+_URL: Final = r"://[^\s/@:]{1,100}:[^\s@]{1,100}@"
 _SECRET: Final = re.compile(
-    r"\bpassword\b|\buser\s+mapping\b|\bsubscription\b|\bserver\b|\bdblink|\bconninfo\b|\bpgp_sym_|\bcrypt\s*\(|\bsecret|\btoken",
+    r"password|\buser\s+mapping\b|\bsubscription\b|\bserver\b|\bdblink|conninfo|\bpgp_sym_|\bcrypt\b|secret|token|"
+    + _URL,
     re.I,
 )
+_SECRET_TEXT: Final = re.compile(rf"\bpassword\s*(?::?=|e?'|\$)|{_URL}", re.I)
+"""A literal that is itself a connection string or a statement with a password, such as the body of a DO."""
 _SECRET_CALLS: Final = frozenset(("dblink", "dblink_connect", "dblink_connect_u", "dblink_exec", "crypt"))
 _MASK: Final = "'***'"
 
@@ -80,7 +84,7 @@ class Texts:
 
     def read(self, sql: str, truncated: bool = False) -> tuple[Text, ...]:
         """The statements of a text, in order; at least one. `truncated` says that the end is missing."""
-        found = self._cache.get(sql)
+        found = None if truncated else self._cache.get(sql)
         if found is not None:
             return found
         cut = sql.partition("\0")[0]
@@ -136,8 +140,8 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
                 continue
         elif token.kind == "word":
             # The body of CREATE FUNCTION … BEGIN ATOMIC … END holds statements of its own.
-            upper = token.text.upper()
-            following = tokens[number + 1].text.upper() if number + 1 < len(tokens) else ""
+            upper = capitals(token.text)
+            following = capitals(tokens[number + 1].text) if number + 1 < len(tokens) else ""
             if (upper == "BEGIN" and following == "ATOMIC" and current) or (blocks and upper == "CASE"):
                 blocks += 1
             elif blocks and upper == "END":
@@ -163,54 +167,61 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
 
 def _command(tokens: Sequence[Token]) -> str:
     """The leading keyword in capitals; of WITH the verb of its main statement."""
-    words = iter(tokens)
-    for token in words:
-        if token.kind != "word":
-            if token.text == "(":
-                continue
-            return "OTHER"
-        first = token.text.upper()
-        if first != "WITH":
-            return _SAME.get(first, first)[:32]
-        depth = 0
-        for inner in words:
-            if inner.text == "(":
-                depth += 1
-            elif inner.text == ")":
-                depth -= 1
-            elif depth == 0 and inner.kind == "word" and inner.text.upper() in _VERBS:
-                return inner.text.upper()
-        return "WITH"
-    return "EMPTY"
+    start = 0
+    while start < len(tokens) and tokens[start].text == "(":
+        start += 1
+    if start == len(tokens):
+        return "OTHER" if start else "EMPTY"
+    if tokens[start].kind != "word":
+        return "OTHER"
+    first = capitals(tokens[start].text)
+    if first == "WITH":
+        return _main_verb(tokens, start + 1)
+    if first == "PREPARE" and start + 1 < len(tokens) and capitals(tokens[start + 1].text) == "TRANSACTION":
+        return "PREPARE TRANSACTION"
+    return _SAME.get(first, first)[:32]
+
+
+def _main_verb(tokens: Sequence[Token], start: int) -> str:
+    depth = 0
+    for number in range(start, len(tokens)):
+        token = tokens[number]
+        if token.text == "(":
+            # Behind the last query of WITH a bracket opens the main statement itself.
+            depth += depth > 0 or tokens[number - 1].text not in (")", "(")
+        elif token.text == ")":
+            depth -= 1
+        elif depth == 0 and token.kind == "word":
+            word = capitals(token.text)
+            following = tokens[number + 1] if number + 1 < len(tokens) else token
+            # Most verbs are free to be names: WITH delete AS (…).
+            if word in _VERBS and capitals(following.text) != "AS":
+                return word
+    return "WITH"
 
 
 def _masked(sql: str, offset: int, tokens: list[Token], command: str) -> tuple[str, list[Token]]:
     """Text and tokens with the string literals of secrets replaced."""
-    words = {token.text.upper() for token in tokens[:40] if token.kind == "word"}
-    whole = (
-        (command in ("CREATE", "ALTER") and bool(words & {"PASSWORD", "MAPPING", "SUBSCRIPTION", "SERVER"}))
-        or (
-            command in ("SET", "ALTER")
-            and any("PASSWORD" in word or "SECRET" in word or "TOKEN" in word for word in words)
-        )
-        or (command in ("CREATE", "ALTER") and "PROGRAM" in words)
+    words = {capitals(token.text) for token in tokens if token.kind == "word"}
+    whole = (command in ("CREATE", "ALTER") and bool(words & {"PASSWORD", "MAPPING", "SUBSCRIPTION", "SERVER"})) or (
+        command in ("SET", "ALTER")
+        and any(part in word for word in words for part in ("PASSWORD", "SECRET", "TOKEN", "CONNINFO"))
     )
     masked: list[Token] = []
     pieces: list[str] = []
     position = 0
-    in_call = ""
-    depth = 0
+    call = depth = 0
     for number, token in enumerate(tokens):
         if token.text == "(":
             depth += 1
-            before = tokens[number - 1].text.lower() if number else ""
-            if before in _SECRET_CALLS or before.startswith("pgp_sym_"):
-                in_call, depth = before, 1
+            before = tokens[number - 1].text.strip('"').lower() if number else ""
+            if not call and (before in _SECRET_CALLS or before.startswith("pgp_sym_")):
+                call = depth
         elif token.text == ")":
-            depth -= 1
-            if depth <= 0:
-                in_call = ""
-        if token.kind == "string" and (whole or in_call):
+            if call == depth:
+                call = 0
+            depth = max(0, depth - 1)
+        if token.kind == "string" and (whole or call or _SECRET_TEXT.search(value(token))):
             pieces += [sql[position : token.start - offset], _MASK]
             position = token.end - offset
             token = token._replace(text=_MASK)

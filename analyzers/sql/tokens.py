@@ -7,6 +7,7 @@ end.
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase, ascii_uppercase
 from typing import Final, Literal, NamedTuple
 
 Kind = Literal["word", "quoted", "string", "bits", "number", "parameter", "operator", "punctuation", "comment"]
@@ -28,7 +29,7 @@ _TOKEN: Final = re.compile(
     | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@#%^&|`?]){1,63})
     | (?P<other>.)
     """,
-    re.X | re.S,
+    re.X | re.S | re.A,
 )
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 
@@ -97,7 +98,24 @@ def value(token: Token) -> str:
     body = body.replace("''", "'")
     if text[0] in "eE":
         body = _ESCAPE.sub(_unescape, body)
+        if not body.isascii():
+            # Escapes may write UTF-16's halves; two make one character, one alone none that can be written anywhere.
+            body = body.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return body
+
+
+def capitals(word: str) -> str:
+    """A word in capitals, as the server compares keywords: only the letters of ASCII have a case."""
+    return word.upper() if word.isascii() else word.translate(_UPPER)
+
+
+def folded(word: str) -> str:
+    """An unquoted name as the server folds it."""
+    return word.lower() if word.isascii() else word.translate(_LOWER)
+
+
+_UPPER: Final = str.maketrans(ascii_lowercase, ascii_uppercase)
+_LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 _ESCAPE: Final = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[0-7]{1,3}|.)", re.S)
