@@ -29,6 +29,7 @@ CASES = [
     ("DELETE FROM t USING u WHERE t.id = u.id", ["t", "u"], ["t.id join", "u.id join"]),
     ("INSERT INTO t SELECT * FROM u WHERE u.a = 1", ["t", "u"], ["u.a eq"]),
     ("SELECT 1 FROM t WHERE a = (SELECT max(x) FROM u WHERE u.y = 1)", ["t", "u"], ["t.a eq", "u.y eq"]),
+    ("SELECT 1 FROM t WHERE a IS NOT NULL", ["t"], []),
     ('SELECT 1 FROM "Odd Table" WHERE "Odd" = 1', ["Odd Table"], ["Odd Table.Odd eq"]),
 ]
 
@@ -71,6 +72,14 @@ def test_what_sqlglot_is_spared_is_counted(sql: str, reason: str) -> None:
 def test_tables_are_found_lexically_where_it_was_not_parsed() -> None:
     facts = of("SELECT " + "(" * 100 + "1" + ")" * 100 + " FROM a JOIN s.b ON true")
     assert facts.tables == ("a", "s.b")
+
+
+def test_what_only_looks_like_a_table_is_none() -> None:
+    deep = "SELECT " + "(" * 100 + "1" + ")" * 100
+    facts = of(
+        deep + ' FROM ONLY a, f() JOIN "B c" ON a IS DISTINCT FROM b JOIN generate_series(1, 2) ON true FOR UPDATE'
+    )
+    assert facts.tables == ("a", "B c")
 
 
 def test_utilities_are_no_business_of_sqlglot() -> None:

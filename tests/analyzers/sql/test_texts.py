@@ -55,6 +55,8 @@ SAME = [
     ('SELECT "a" FROM "t"', "SELECT a FROM t"),
     ("SELECT '2024-01-01'::date", "SELECT date '2025-02-02'"),
     ("PREPARE a AS SELECT 1", "PREPARE b AS SELECT 2"),
+    ("SELECT 1 WHERE a IN ('x'::text)", "SELECT 1 WHERE a IN ('y'::text, 'z'::text)"),
+    ("SELECT 1 FROM t LIMIT -1", "SELECT 1 FROM t LIMIT 5"),
 ]
 DIFFERENT = [
     ("SELECT * FROM t WHERE a = 1", "SELECT * FROM u WHERE a = 1"),
@@ -67,6 +69,8 @@ DIFFERENT = [
     ('SELECT "A" FROM t', "SELECT a FROM t"),
     ("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (1, 2)"),
     ("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (DEFAULT)"),
+    ('SELECT "user" FROM t', "SELECT user FROM t"),
+    ("SELECT NULL - 1", "SELECT NULL + 1"),
 ]
 
 
@@ -158,7 +162,9 @@ COMMANDS = [
     ("DISCARD ALL", "DISCARD", "session"), ("LISTEN x", "LISTEN", "session"), ("COPY t FROM STDIN", "COPY", "copy"),
     ("CREATE INDEX ON t (a)", "CREATE", "ddl"), ("TRUNCATE t", "TRUNCATE", "ddl"), ("", "EMPTY", "empty"),
     ("-- ping", "EMPTY", "empty"), ("VACUUM t", "VACUUM", "utility"), ("EXPLAIN SELECT 1", "EXPLAIN", "utility"),
-    ("%!", "OTHER", "utility"),
+    ("%!", "OTHER", "utility"), ("WITH delete AS (SELECT 1) SELECT 1", "SELECT", "read"),
+    ("WITH x AS (SELECT 1) (SELECT * FROM x)", "SELECT", "read"),
+    ("PREPARE TRANSACTION 'x'", "PREPARE TRANSACTION", "transaction"),
 ]  # fmt: skip
 
 
@@ -199,6 +205,15 @@ def test_tags_are_bounded_and_clean() -> None:
     assert tags(["/*a='%1B%5B2J%00x'*/"])["a"] == "[2Jx"
 
 
+def test_a_huge_parameter_number_is_read() -> None:
+    assert only("SELECT $99999999999999999999999999").statement.sql.startswith("SELECT")
+
+
+def test_a_text_without_its_end_is_not_taken_for_the_whole() -> None:
+    texts = Texts()
+    assert texts.read("SELECT 1") != texts.read("SELECT 1", truncated=True)
+
+
 def test_trace_ids() -> None:
     assert trace_id("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01") == "0af7651916cd43dd8448eb211c80319c"
     assert trace_id("nonsense") == ""
@@ -216,6 +231,9 @@ SECRETS = [
     "SET app.secret = 'geheim'",
     "/* c */ alter role x password $$geheim$$; SELECT 1",
     "SELECT 1; ALTER ROLE x PASSWORD 'geheim'",
+    "SELECT * FROM f('postgresql://x:geheim@h/d')",
+    "DO $$BEGIN ALTER ROLE x PASSWORD 'geheim'; END$$",
+    "SELECT \"crypt\"('geheim', ('a'))",
 ]
 
 
