@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-PROJECT := pyproject.toml setup.py
+PROJECT := pyproject.toml setup.py proxy/wire/_frames.c
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -1,8 +1,11 @@
-"""Maps the folders proxy/, analyzers/ and tui/ to pgtattle.* and finds every package below them."""
+"""Maps the folders proxy/, analyzers/ and tui/ to pgtattle.* and finds every package below them.
+
+The frame scanner is compiled where there is a compiler; without one its Python twin does the work.
+"""
 
 from __future__ import annotations
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 FOLDERS = ("proxy", "analyzers", "tui")
 
@@ -14,5 +17,6 @@ for folder in FOLDERS:
 setup(
     packages=packages,
     package_dir={f"pgtattle.{folder}": folder for folder in FOLDERS},
+    ext_modules=[Extension("pgtattle.proxy.wire._frames", ["proxy/wire/_frames.c"], optional=True)],
     package_data={"": ["py.typed", "*.json", "*.sql", "*.tcss", "*.toml", "*.md"]},
 )

@@ -132,8 +132,9 @@ class Profiler:
             if message is None:
                 return
             if isinstance(message, bytes):
+                before = self._pipeline.executions
                 self._pipeline.records(message[SEQUENCE.size :])
-                self._link.send(Ack(SEQUENCE.unpack_from(message)[0]))
+                self._link.send(Ack(SEQUENCE.unpack_from(message)[0], self._pipeline.executions - before))
                 await asyncio.sleep(0)
                 continue
             match message:

@@ -99,7 +99,7 @@ class Relay:
         line = self.line
         if line is None:
             return self.server is None
-        return line.observed and line.quiescent and line.status == ord("I")
+        return line.observed and line.idle
 
     # -- before the session ------------------------------------------------------------------------------------------
 

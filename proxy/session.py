@@ -23,8 +23,8 @@ from pgtattle.proxy.events import Connection, Execution, Parameter, Text
 from pgtattle.proxy.exchange import Done, Exchanges, Prepared, Running
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.frames import MAX_PENDING
 
-MAX_PENDING: Final = 10_000
 MAX_STATEMENTS: Final = 10_000
 
 Read = Callable[[str, bool], tuple[Text, ...]]
@@ -351,6 +351,8 @@ class Session:
             running.sent += request.size
             running.received += size
             self._running = Running()
+            if request.kind == _EXECUTE:
+                self._portals.pop(messages.string(request.body, 0)[0], None)
             self._finish(Done(text, parameters, prepared, running, "", sqlstate, at_ns))
         if request.kind == _QUERY:
             request.done += 1

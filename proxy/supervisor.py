@@ -164,8 +164,8 @@ class Supervisor:
                 link.send(Counters(self._counters()))
                 if not self._ready.done():
                     self._ready.set_result(None)
-            case Ack(sequence):
-                self._tap.acknowledge(sequence)
+            case Ack(sequence, executions):
+                self._tap.acknowledge(sequence, executions)
             case Opaque(connection, reason):
                 line = self._tap.lines.get(connection)
                 if line is not None:

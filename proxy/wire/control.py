@@ -63,9 +63,10 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class Ack(Struct, frozen=True, tag="ack"):
-    """All batches up to `sequence` were analyzed."""
+    """All batches up to `sequence` were analyzed; since the last one `executions` were seen."""
 
     sequence: int
+    executions: int
 
 
 class Opaque(Struct, frozen=True, tag="opaque"):
@@ -85,9 +86,9 @@ ToProfiler = Hello | Counters | Finish
 ToRelay = Ready | Ack | Opaque | Finished
 
 
-def batch_message(sequence: int, records: bytes) -> bytes:
+def batch_message(sequence: int, records: bytes | bytearray) -> bytes:
     """A BATCH message."""
-    return MESSAGE.pack(1 + SEQUENCE.size + len(records), BATCH) + SEQUENCE.pack(sequence) + records
+    return b"".join((MESSAGE.pack(1 + SEQUENCE.size + len(records), BATCH), SEQUENCE.pack(sequence), records))
 
 
 def control_message(record: ToProfiler | ToRelay) -> bytes:

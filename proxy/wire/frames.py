@@ -1,123 +1,350 @@
-"""The frame scanner: chunks of one direction in, trimmed frames out (the format is `batch`'s).
+"""The frame scanner, in Python: chunks of one direction in, one record of trimmed frames out (the format is `batch`'s).
 
 It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix, rows and copy
-data are counted, passwords are dropped. It decodes nothing: a `Watch` is told of the few frames that the tap must know.
-Source: PostgreSQL, "Message Formats"; the length limits are those of the server (`src/include/libpq/libpq.h`).
+data are counted, passwords are dropped. It decodes nothing, but pairs requests with their answers, so that the
+executions of each exchange are counted the moment its ReadyForQuery passes, whether or not anyone looks at them.
+`_frames.c` is its compiled twin: same names, same records, one set of tests. Import both from `scan`.
+Source: PostgreSQL, "Message Formats" and "Message Flow"; the length limits are the server's
+(`src/include/libpq/libpq.h`, `src/backend/tcop/postgres.c`).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+import time
 from typing import Final
 
-from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.batch import BACKEND, COUNTED, COUNTED_BODY, FRONTEND, HEADER, PREFIX, PREFIX_HEAD
 
-MAX_FRAME: Final = 0x40000000
 KEPT: Final = 65_536
 """A frame of up to this many bytes passes whole; of a longer one this many are kept."""
+MAX_PENDING: Final = 65_536
+MAX_SUSPENDED: Final = 256
+LARGE: Final = 0x40000000
+SMALL: Final = 10_000
+PASSWORD: Final = 65_535
+
+UNKNOWN_TYPE: Final = 1
+BAD_LENGTH: Final = 2
+OVER_LIMIT: Final = 3
+IMPOSSIBLE: Final = 4
+STATE_CAP: Final = 5
+BAD_MESSAGE: Final = 6
+REASONS: Final = (
+    "", "unknown_type", "bad_length", "length_over_limit", "impossible_answer", "state_cap", "bad_message",
+)  # fmt: skip
+"""Why a connection can no longer be looked at: what `scan_and_pack` returns, negated."""
+
+PREPARED: Final = 1
+CLOSED: Final = 2
+KEY: Final = 3
+MISSED: Final = 4
+EXCHANGE: Final = 5
 
 _DROP: Final = -1
 _COUNT: Final = -2
-
-_LENGTH = struct.Struct("!I")
 _HEAD = struct.Struct("!BI")
+_COUNTED_SIZE: Final = 5 + COUNTED_BODY.size
+
+_Q, _P, _B, _E, _D, _C, _F, _S, _DONE, _FAIL = b"QPBEDCFScf"
+_PENDING_TYPES: Final = frozenset(b"QPBEDCFScf")
+_DONE_SYNC: Final = frozenset(b"QSF")
 
 
-def _table(
-    whole: bytes, count: bytes = b"", drop: bytes = b"", prefix: tuple[tuple[bytes, int], ...] = ()
-) -> list[int | None]:
-    """What to keep of a frame's body, by type byte: bytes, or `_COUNT`, `_DROP`; None is no known type."""
-    table: list[int | None] = [None] * 256
-    for kind in whole:
-        table[kind] = KEPT
-    for kind in count:
-        table[kind] = _COUNT
-    for kind in drop:
-        table[kind] = _DROP
-    for kinds, size in prefix:
+def _table(*groups: tuple[bytes, int, int]) -> list[tuple[int, int] | None]:
+    """By type byte, what to keep of a frame's body (bytes, `_COUNT` or `_DROP`) and the longest there can be."""
+    table: list[tuple[int, int] | None] = [None] * 256
+    for kinds, keep, limit in groups:
         for kind in kinds:
-            table[kind] = size
+            table[kind] = (keep, limit)
     return table
 
 
-FRONTEND_TYPES: Final = _table(b"QPBDECSHcfX", count=b"d", drop=b"p", prefix=((b"F", 0),))
-BACKEND_TYPES: Final = _table(b"CIEZTtn123sGHWSNAvc", count=b"Dd", prefix=((b"RK", 4), (b"V", 0)))
+_TABLES: Final = (
+    _table(
+        (b"QPB", KEPT, LARGE), (b"DECSHcfX", KEPT, SMALL), (b"d", _COUNT, LARGE), (b"p", _DROP, PASSWORD),
+        (b"F", 0, LARGE),
+    ),
+    _table((b"CIEZTtn123sGHWSNAvc", KEPT, LARGE), (b"Dd", _COUNT, LARGE), (b"RK", 4, LARGE), (b"V", 0, LARGE)),
+)  # fmt: skip
 
 
-Watch = Callable[[int, bytes, int, int], None]
-"""Called with (type, data, start, end) of a frame as it passes; its body, maybe cut, is `data[start:end]`."""
+class _Side:
+    """One direction: the beginning of a frame whose rest has not come, and how much of one is still to be skipped."""
+
+    __slots__ = ("part", "skip")
+
+    def __init__(self) -> None:
+        self.part = bytearray()
+        self.skip = 0
 
 
-class Scanner:
-    """One direction of one connection."""
+class State:
+    """One connection, both directions.
 
-    __slots__ = ("_head", "_skip", "_types", "_watch", "_watched")
+    `events` tells, as (kind, bytes), of the rare things that the tap must know: PREPARED (the Parse frame of a named
+    statement that was made), CLOSED (the name of one that was closed), KEY (the beginning of BackendKeyData) and,
+    while `blind`, MISSED (the command tag of an execution) and EXCHANGE (the end of one). While `blind` nothing is
+    packed. `begun` counts executions whose exchange has not ended.
+    """
 
-    def __init__(self, types: list[int | None], watched: bytes, watch: Watch) -> None:
-        self._types = types
-        self._watch = watch
-        self._watched = frozenset(watched)
-        self._head = b""
-        self._skip = 0
+    __slots__ = (
+        "_copying", "_open", "_pending", "_sides", "_skipping", "_suspended",
+        "authenticated", "begun", "blind", "events", "number", "status",
+    )  # fmt: skip
 
-    def scan(self, chunk: bytes) -> bytes:
-        """The trimmed frames that are complete with `chunk`. Raises ProtocolViolation where no frame can be."""
-        if self._skip:
-            if self._skip >= len(chunk):
-                self._skip -= len(chunk)
-                return b""
-            chunk = chunk[self._skip :]
-            self._skip = 0
-        if self._head:
-            chunk = self._head + chunk
-            self._head = b""
-        types, watched = self._types, self._watched
-        unpack = _HEAD.unpack_from
-        out: list[bytes] = []
-        run = position = 0
-        total = len(chunk)
-        while total - position >= 5:
-            kind, size = unpack(chunk, position)
-            keep = types[kind]
-            if keep is None:
-                raise ProtocolViolation("unknown_type", f"frame type {kind:#04x}")
-            if not 4 <= size <= MAX_FRAME:
-                raise ProtocolViolation("bad_length", f"frame of {size} bytes")
-            end = position + 1 + size
-            if keep >= size - 4:
-                if end > total:
-                    break
-                if kind in watched:
-                    self._watch(kind, chunk, position + 5, end)
-                position = end
-                continue
-            if keep >= 0 and total - position < 5 + keep:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.events: list[tuple[int, bytes]] = []
+        self.blind = False
+        self.authenticated = False
+        self.status = ord("I")
+        self.begun = 0
+        self._sides = (_Side(), _Side())
+        self._pending: list[tuple[int, bytes]] = []
+        self._suspended: set[bytes] = set()
+        self._open = self._skipping = self._copying = False
+
+    @property
+    def quiescent(self) -> bool:
+        """True when the login is over and every request was answered."""
+        return self.authenticated and not self._pending and not self._open
+
+    @property
+    def unfinished(self) -> int:
+        """Executions that count if the connection ends now."""
+        return self.begun + len(self._suspended)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _request(self, kind: int, frame: bytes, whole: bool) -> int:
+        if kind not in _PENDING_TYPES or (self._skipping and kind != _S):
+            return 0
+        self._skipping = False
+        if kind in (_DONE, _FAIL):
+            self._copying = False
+            if not self._pending:
+                return 0
+        elif kind == _S and self._copying:
+            return 0
+        name = b""
+        if kind == _P:
+            end = frame.find(0, 5)
+            if end < 0:
+                return BAD_MESSAGE
+            name = frame if whole and end > 5 else b""
+        elif kind in (_B, _E):
+            end = frame.find(0, 5)
+            if end < 0:
+                return BAD_MESSAGE
+            name = frame[5:end]
+        elif kind == _C:
+            if len(frame) < 7 or frame[-1]:
+                return BAD_MESSAGE
+            name = frame[5:-1]
+        if len(self._pending) >= MAX_PENDING:
+            return STATE_CAP
+        self._pending.append((kind, name))
+        if kind not in (_DONE, _FAIL):
+            self._open = kind not in _DONE_SYNC
+        return 0
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _head(self) -> int:
+        """The kind of the request that the server is at; the end of a COPY has no answer of its own."""
+        pending = self._pending
+        while pending and pending[0][0] in (_DONE, _FAIL):
+            del pending[0]
+        return pending[0][0] if pending else 0
+
+    def _answer(self, kind: int, body: bytes) -> int:
+        """Take an answer: executions finished with it, or a reason, negated."""
+        head = self._head()
+        match kind:
+            case 0x43 | 0x49:  # CommandComplete, EmptyQueryResponse
+                if head not in (_Q, _E):
+                    return -IMPOSSIBLE
+                if head == _E:
+                    self._suspended.discard(self._pending.pop(0)[1])
+                self._begin(body[:-1] if kind == 0x43 else b"EMPTY")
+            case 0x5A:  # ReadyForQuery
+                return self._ready(head, body)
+            case 0x45:  # ErrorResponse
+                self._error(head)
+            case 0x31 | 0x32 | 0x33 | 0x73:  # ParseComplete, BindComplete, CloseComplete, PortalSuspended
+                return self._completed(kind, head)
+            case 0x54 | 0x6E:  # RowDescription, NoData
+                if head == _D:
+                    del self._pending[0]
+            case 0x47:  # CopyInResponse
+                if head == _E:
+                    self._copy_in()
+            case 0x4B:  # BackendKeyData
+                self.events.append((KEY, body))
+        return 0
+
+    def _begin(self, tag: bytes) -> None:
+        self.begun += 1
+        if self.blind:
+            self.events.append((MISSED, tag))
+
+    def _completed(self, kind: int, head: int) -> int:
+        if head != {0x31: _P, 0x32: _B, 0x33: _C, 0x73: _E}[kind]:
+            return -IMPOSSIBLE
+        name = self._pending.pop(0)[1]
+        if kind == 0x31:
+            if name:
+                self.events.append((PREPARED, name))
+        elif kind == 0x73:
+            if name not in self._suspended and len(self._suspended) >= MAX_SUSPENDED:
+                return -STATE_CAP
+            self._suspended.add(name)
+        elif kind == 0x33 and name[:1] == b"S":
+            self.events.append((CLOSED, name[1:]))
+        else:
+            self._end_portal(name if kind == 0x32 else name[1:])
+        return 0
+
+    def _end_portal(self, name: bytes) -> None:
+        """A suspended portal that goes without its end was an execution all the same."""
+        if name in self._suspended:
+            self._suspended.discard(name)
+            self._begin(b"")
+
+    def _error(self, head: int) -> None:
+        """Everything up to the next Sync is discarded by the server, but for the simple protocol."""
+        if not head or not self.authenticated:
+            return
+        self._copying = False
+        if head in (_Q, _P, _B, _E):
+            self._begin(b"ERROR")
+        if head in _DONE_SYNC:
+            return
+        if head == _E:
+            self._suspended.discard(self._pending[0][1])
+        pending = self._pending
+        skipped = next((n for n, (kind, _) in enumerate(pending) if kind == _S), len(pending))
+        del pending[:skipped]
+        self._skipping = not pending
+
+    def _copy_in(self) -> None:
+        """The server ignores the Syncs that it reads before the end of the copy."""
+        pending = self._pending
+        end = next((n for n, (kind, _) in enumerate(pending) if kind in (_DONE, _FAIL)), len(pending))
+        self._copying = end == len(pending)
+        self._open = self._open or self._copying
+        pending[:end] = [one for one in pending[:end] if one[0] != _S]
+
+    def _ready(self, head: int, body: bytes) -> int:
+        if not body:
+            return -BAD_MESSAGE
+        if self.authenticated:
+            if head not in _DONE_SYNC:
+                return -IMPOSSIBLE
+            del self._pending[0]
+            self._head()
+        self.authenticated = True
+        self.status = body[0]
+        if head == _Q:
+            self._end_portal(b"")
+        if body[0] == 0x49:
+            for name in list(self._suspended):
+                self._end_portal(name)
+        if self.blind:
+            self.events.append((EXCHANGE, b""))
+        done, self.begun = self.begun, 0
+        return done
+
+
+def scan_and_pack(chunk: bytes, state: State, out: bytearray, backend: bool) -> int:
+    """Append the record of the frames that are complete with `chunk` to `out`; nothing where there are none.
+
+    Returns how many executions ended with it, or the negated index of one of `REASONS`: then the connection cannot be
+    looked at any longer, and executions that ended in this chunk are still in `state.begun`.
+    """
+    start = len(out)
+    if not state.blind:
+        out += HEADER.pack(BACKEND if backend else FRONTEND, state.number, time.monotonic_ns(), 0)
+    done, reason = _scan(chunk, state, out, backend)
+    if not state.blind:
+        size = len(out) - start - HEADER.size
+        if size:
+            out[start + HEADER.size - 4 : start + HEADER.size] = size.to_bytes(4, "big")
+        else:
+            del out[start:]
+    if reason:
+        state.begun += done
+        return -reason
+    return done
+
+
+def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[int, int]:
+    side, table = state._sides[backend], _TABLES[backend]
+    part = side.part
+    done = counted = position = 0
+    total = len(chunk)
+    while position < total:
+        if side.skip:
+            taken = min(side.skip, total - position)
+            side.skip -= taken
+            position += taken
+            continue
+        if len(part) < 5:
+            taken = 5 - len(part)
+            part += chunk[position : position + taken]
+            position = min(position + taken, total)
+            if len(part) < 5:
                 break
-            if position > run:
-                out.append(chunk[run:position])
-            if keep == _COUNT:
-                first, frames = position, 1
-                while total - end >= 5 and chunk[end] == kind:
-                    size = _LENGTH.unpack_from(chunk, end + 1)[0]
-                    if not 4 <= size <= MAX_FRAME:
-                        break
-                    end += 1 + size
-                    frames += 1
-                out.append(_HEAD.pack(COUNTED, 4 + COUNTED_BODY.size) + COUNTED_BODY.pack(kind, frames, end - first))
-            elif keep >= 0:
-                body = chunk[position + 5 : position + 5 + keep]
-                if kind in watched:
-                    self._watch(kind, body, 0, keep)
-                out.append(_HEAD.pack(PREFIX, 4 + PREFIX_HEAD.size + keep) + PREFIX_HEAD.pack(kind, size) + body)
-            position = run = end
-        if position > total:
-            self._skip = position - total
-        elif position < total:
-            self._head = chunk[position:]
-        if not out and run == 0 and position == total:
-            return chunk
-        if position > run:
-            out.append(chunk[run:position])
-        return b"".join(out)
+        kind, size = _HEAD.unpack_from(part)
+        entry = table[kind]
+        if entry is None:
+            return done, UNKNOWN_TYPE
+        keep, limit = entry
+        if not 4 <= size <= LARGE:
+            return done, BAD_LENGTH
+        if size > limit:
+            return done, OVER_LIMIT
+        want = 5 + max(0, min(keep, size - 4))
+        if len(part) < want:
+            taken = want - len(part)
+            part += chunk[position : position + taken]
+            position = min(position + taken, total)
+            if len(part) < want:
+                break
+        frame = bytes(part)
+        part.clear()
+        side.skip = 1 + size - want
+        if keep == _DROP:
+            continue
+        if keep == _COUNT:
+            if not state.blind:
+                counted = _count(out, counted, kind, 1 + size)
+            continue
+        whole = not side.skip
+        if not state.blind:
+            counted = 0
+            out += frame if whole else _prefix(kind, size, frame)
+        if backend:
+            answered = state._answer(kind, frame[5:])
+            if answered < 0:
+                return done, -answered
+            done += answered
+        elif reason := state._request(kind, frame, whole):
+            return done, reason
+    return done, 0
+
+
+def _prefix(kind: int, size: int, frame: bytes) -> bytes:
+    return _HEAD.pack(PREFIX, PREFIX_HEAD.size + len(frame) - 1) + PREFIX_HEAD.pack(kind, size) + frame[5:]
+
+
+def _count(out: bytearray, counted: int, kind: int, size: int) -> int:
+    """Count a frame with those of its type just before it; where the count stands in `out`."""
+    if counted and out[counted] == kind:
+        _, frames, total = COUNTED_BODY.unpack_from(out, counted)
+        COUNTED_BODY.pack_into(out, counted, kind, frames + 1, total + size)
+        return counted
+    out += _HEAD.pack(COUNTED, 4 + COUNTED_BODY.size)
+    out += COUNTED_BODY.pack(kind, 1, size)
+    return len(out) - COUNTED_BODY.size

@@ -14,6 +14,7 @@ from pgtattle.proxy.wire.control import SEQUENCE, Splitter
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c\0\0\0\x2a\1\2\3\4" + b"Z\0\0\0\x05I"
+READY = b"Z\0\0\0\x05I"
 QUERY = b"Q\0\0\0\x0dselect 1\0"
 ANSWER = b"T\0\0\0\x06\0\0" + b"D\0\0\0\x06\0\0" + b"C\0\0\0\x0dSELECT 1\0" + b"Z\0\0\0\x05I"
 
@@ -75,6 +76,11 @@ def exchange(line: Line) -> None:
     line.backend(ANSWER)
 
 
+def acknowledge(tap: Tap, pipe: Pipe) -> None:
+    """As the profiler does, once it has seen everything that was sent."""
+    tap.acknowledge(pipe.sequence, tap.unacknowledged)
+
+
 def gap(pipe: Pipe) -> batch.ShedGap:
     (body,) = [body for kind, _, body in pipe.records if kind == batch.GAP]
     return msgspec.json.decode(body, type=batch.ShedGap)
@@ -85,9 +91,9 @@ def test_an_exchange_is_sent_and_acknowledged(tap: Tap, pipe: Pipe) -> None:
     tap.flush()
     assert pipe.kinds() == [batch.OPENED, batch.STARTUP, batch.BACKEND, batch.FRONTEND, batch.BACKEND]
     assert tap.executions == 0
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     assert (tap.executions, tap.shed, tap.lost) == (1, 0, 0)
-    assert tap.acknowledged
+    assert tap.unacknowledged == 0
 
 
 def test_a_full_tap_sheds_whole_exchanges_and_tells_what(tap: Tap, pipe: Pipe) -> None:
@@ -103,13 +109,13 @@ def test_a_full_tap_sheds_whole_exchanges_and_tells_what(tap: Tap, pipe: Pipe) -
     exchange(line)
     assert tap.shed == 2
     pipe.waiting = 0
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     sent = len(pipe.records)
     exchange(line)
     tap.flush()
     assert pipe.kinds()[sent:] == [batch.BACKEND, batch.STATEMENT, batch.GAP, batch.FRONTEND, batch.BACKEND]
     assert gap(pipe) == batch.ShedGap(2, {"SELECT": 2}, "I")
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     assert (tap.executions, tap.shed, tap.lost) == (1, 2, 0)
 
 
@@ -120,7 +126,7 @@ def test_shedding_does_not_end_inside_an_exchange(tap: Tap, pipe: Pipe) -> None:
     tap.flush()
     line.backend(ANSWER)
     pipe.waiting = 0
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     line.frontend(QUERY)
     line.backend(ANSWER)
     tap.flush()
@@ -130,7 +136,7 @@ def test_shedding_does_not_end_inside_an_exchange(tap: Tap, pipe: Pipe) -> None:
     line.backend(ANSWER)
     tap.flush()
     assert gap(pipe).exchanges == 3
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     assert (tap.executions, tap.shed) == (1, 3)
 
 
@@ -138,7 +144,7 @@ def test_what_a_dead_profiler_did_not_acknowledge_is_lost_and_counted(tap: Tap, 
     line = logged_in(tap)
     exchange(line)
     tap.flush()
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     exchange(line)
     tap.flush()
     exchange(line)
@@ -161,7 +167,7 @@ def test_what_a_dead_profiler_did_not_acknowledge_is_lost_and_counted(tap: Tap, 
         batch.FRONTEND,
         batch.BACKEND,
     ]
-    tap.acknowledge(another.sequence)
+    acknowledge(tap, another)
     assert (tap.executions, tap.lost, tap.shed) == (2, 3, 1)
 
 
@@ -179,9 +185,9 @@ def test_a_connection_in_its_login_waits_for_the_end_of_it(tap: Tap, pipe: Pipe)
 
 def test_closed_and_reused_statements(tap: Tap, pipe: Pipe) -> None:
     line = logged_in(tap)
-    line.frontend(parse(b"a", b"select 1") + parse(b"b", b"select 2") + parse(b"a", b"select 3") + b"S\0\0\0\4")
-    line.frontend(b"C\0\0\0\x07Sb\0" + b"S\0\0\0\4")
-    line.backend(b"Z\0\0\0\x05I" * 2)
+    line.frontend(parse(b"a", b"select 1") + parse(b"b", b"select 2") + b"S\0\0\0\4")
+    line.frontend(b"C\0\0\0\x07Sa\0" + b"C\0\0\0\x07Sb\0" + parse(b"a", b"select 3") + b"S\0\0\0\4")
+    line.backend(b"1\0\0\0\4" * 2 + READY + b"3\0\0\0\4" * 2 + b"1\0\0\0\4" + READY)
     tap.disconnect()
     another = Pipe()
     tap.connect(another)  # type: ignore[arg-type]
@@ -205,7 +211,7 @@ def test_a_malformed_body_never_raises(tap: Tap, pipe: Pipe, from_client: bool, 
     line = logged_in(tap)
     (line.frontend if from_client else line.backend)(frame)
     exchange(line)
-    assert tap.opaque == {"exception": 1}
+    assert tap.opaque == {"bad_message": 1}
 
 
 def test_replication_is_not_looked_at(tap: Tap, pipe: Pipe) -> None:
@@ -220,7 +226,7 @@ def test_an_error_while_idle_is_no_execution(tap: Tap, pipe: Pipe) -> None:
     line.backend(b"E\0\0\0\x0cC57P01\0\0")
     line.close("server")
     tap.flush()
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     assert tap.executions == 0
     line = Line(tap, 2, "unix")
     line.startup(STARTUP)
@@ -228,5 +234,27 @@ def test_an_error_while_idle_is_no_execution(tap: Tap, pipe: Pipe) -> None:
     line.frontend(QUERY)
     line.backend(b"E\0\0\0\x0cC42601\0\0" + b"Z\0\0\0\x05I")
     tap.flush()
-    tap.acknowledge(pipe.sequence)
+    acknowledge(tap, pipe)
     assert tap.executions == 1
+
+
+def test_what_the_profiler_could_not_follow_is_lost(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    exchange(line)
+    exchange(line)
+    tap.flush()
+    tap.acknowledge(pipe.sequence, 1)
+    assert (tap.executions, tap.lost) == (1, 1)
+
+
+def test_executions_of_an_exchange_that_does_not_end_count_when_the_connection_does(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    line.frontend(QUERY)
+    line.backend(ANSWER[: -len(READY)])
+    line.close("server")
+    line = logged_in(tap)
+    line.frontend(QUERY)
+    line.backend(ANSWER[: -len(READY)] + b"\0\0\0\0\0")
+    tap.flush()
+    acknowledge(tap, pipe)
+    assert (tap.executions, tap.opaque) == (2, {"unknown_type": 1})

@@ -1,25 +1,44 @@
-"""The scanner: exact boundaries whatever the chunks, and nothing kept that must not be."""
+"""The scanner and its compiled twin: exact boundaries whatever the chunks, and nothing kept that must not be."""
 
 from __future__ import annotations
 
 import itertools
+from types import ModuleType
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgtattle.proxy.errors import ProtocolViolation
+from pgtattle.proxy.wire import batch, frames, scan
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
-from pgtattle.proxy.wire.frames import BACKEND_TYPES, FRONTEND_TYPES, KEPT, Scanner
+from pgtattle.proxy.wire.frames import KEPT, REASONS
 
 Frame = tuple[int, bytes]
+TWINS: list[ModuleType] = [frames]
+if scan.COMPILED:
+    from pgtattle.proxy.wire import _frames
+
+    TWINS.append(_frames)
+
+
+@pytest.fixture(params=TWINS, ids=lambda twin: twin.__name__.rpartition(".")[2])
+def twin(request: pytest.FixtureRequest) -> ModuleType:
+    found: ModuleType = request.param
+    return found
 
 
 def frame(kind: str, body: bytes = b"") -> bytes:
     return kind.encode() + (len(body) + 4).to_bytes(4, "big") + body
 
 
-def frames(trimmed: bytes) -> list[Frame]:
+LOGIN = frame("R", bytes(4)) + frame("Z", b"I")
+READY = frame("Z", b"I")
+SYNC = frame("S")
+EXECUTE = frame("E", b"\0" + bytes(4))
+
+
+def parsed(trimmed: bytes) -> list[Frame]:
     found: list[Frame] = []
     position = 0
     while position < len(trimmed):
@@ -33,7 +52,7 @@ def frames(trimmed: bytes) -> list[Frame]:
 def summary(trimmed: bytes) -> list[Frame]:
     """Frames, with neighbouring counts of one type added up: chunks may split a run of rows."""
     found: list[Frame] = []
-    for kind, body in frames(trimmed):
+    for kind, body in parsed(trimmed):
         if kind == COUNTED and found and found[-1][0] == COUNTED and found[-1][1][0] == body[0]:
             _, count, size = COUNTED_BODY.unpack(found[-1][1])
             _, more, further = COUNTED_BODY.unpack(body)
@@ -43,106 +62,355 @@ def summary(trimmed: bytes) -> list[Frame]:
     return found
 
 
-def scanner(types: list[int | None] = BACKEND_TYPES, seen: list[Frame] | None = None) -> Scanner:
-    def watch(kind: int, data: bytes, start: int, end: int) -> None:
-        if seen is not None:
-            seen.append((kind, data[start:end]))
+class Tapped:
+    """One connection's state and all that was packed of it."""
 
-    return Scanner(types, b"CIEZGKQPBS", watch)
+    def __init__(self, twin: ModuleType, *, login: bool = True) -> None:
+        self.twin = twin
+        self.state = twin.State(7)
+        self.out = bytearray()
+        if login:
+            self.server(LOGIN)
+            self.out.clear()
+
+    def client(self, chunk: bytes) -> int:
+        done: int = self.twin.scan_and_pack(chunk, self.state, self.out, False)
+        return done
+
+    def server(self, chunk: bytes) -> int:
+        done: int = self.twin.scan_and_pack(chunk, self.state, self.out, True)
+        return done
+
+    def trimmed(self) -> bytes:
+        """The frames of all records so far."""
+        records = list(batch.unpack(bytes(self.out)))
+        assert all(connection == 7 and at_ns > 0 and body for _, connection, at_ns, body in records)
+        self.out.clear()
+        return b"".join(body for _, _, _, body in records)
+
+    def seen(self) -> Any:
+        """All that the tap could see, but for the times."""
+        records = [(kind, body) for kind, _, _, body in batch.unpack(bytes(self.out))]
+        state = self.state
+        return (
+            records,
+            [*state.events],
+            (state.begun, state.unfinished, state.status, state.authenticated, state.quiescent),
+        )
 
 
-def scan(stream: bytes, cuts: list[int], types: list[int | None] = BACKEND_TYPES) -> tuple[bytes, list[Frame]]:
-    seen: list[Frame] = []
-    one = scanner(types, seen)
+def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
-    return b"".join(one.scan(stream[a:b]) for a, b in itertools.pairwise(edges)), seen
+    return [stream[a:b] for a, b in itertools.pairwise(edges)]
 
 
-bodies = st.one_of(st.binary(max_size=40), st.integers(KEPT - 3, KEPT + 3).map(bytes))
-backend_frames = st.tuples(st.sampled_from("CIEZTtn123sGHWSNARKVcDDDd"), bodies).map(lambda pair: frame(*pair))
+# -- boundaries ---------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(backend_frames, max_size=12), st.lists(st.integers(0, 2000), max_size=8))
-def test_any_cut_gives_the_same_frames(parts: list[bytes], cuts: list[int]) -> None:
-    stream = b"".join(parts)
-    whole, seen_whole = scan(stream, [])
-    cut, seen_cut = scan(stream, cuts)
-    assert summary(cut) == summary(whole)
-    assert seen_cut == seen_whole
-
-
-def test_one_byte_at_a_time() -> None:
-    stream = frame("T", b"x" * 30) + frame("D", b"row") * 3 + frame("C", b"SELECT 3\0") + frame("Z", b"I")
-    trimmed, seen = scan(stream, list(range(len(stream))))
-    assert summary(trimmed) == [
+def test_one_byte_at_a_time(twin: ModuleType) -> None:
+    stream = frame("T", b"x" * 30) + frame("D", b"row") * 3 + frame("C", b"SELECT 3\0") + READY
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"select 1\0"))
+    tapped.out.clear()
+    assert [tapped.server(stream[n : n + 1]) for n in range(len(stream))] == [0] * (len(stream) - 1) + [1]
+    assert summary(tapped.trimmed()) == [
         (ord("T"), b"x" * 30),
         (COUNTED, COUNTED_BODY.pack(ord("D"), 3, 24)),
         (ord("C"), b"SELECT 3\0"),
         (ord("Z"), b"I"),
     ]
-    assert seen == [(ord("C"), b"SELECT 3\0"), (ord("Z"), b"I")]
 
 
-def test_a_chunk_of_whole_small_frames_is_not_copied() -> None:
-    chunk = frame("Q", b"select 1\0") + frame("S")
-    assert scanner(FRONTEND_TYPES).scan(chunk) is chunk
-
-
-def test_passwords_and_keys_are_dropped() -> None:
-    assert scanner(FRONTEND_TYPES).scan(frame("p", b"secret\0")) == b""
-    trimmed = scanner().scan(
-        frame("R", (10).to_bytes(4, "big") + b"SCRAM-SHA-256\0\0") + frame("K", b"\0\0\0\7secretkey")
-    )
-    assert b"SCRAM" not in trimmed
-    assert frames(trimmed) == [
+def test_passwords_and_keys_are_dropped(twin: ModuleType) -> None:
+    tapped = Tapped(twin, login=False)
+    assert tapped.client(frame("p", b"secret\0")) == 0
+    assert tapped.out == b""
+    tapped.server(frame("R", (10).to_bytes(4, "big") + b"SCRAM-SHA-256\0\0") + frame("K", b"\0\0\0\7secretkey"))
+    assert parsed(tapped.trimmed()) == [
         (PREFIX, PREFIX_HEAD.pack(ord("R"), 23) + (10).to_bytes(4, "big")),
         (PREFIX, PREFIX_HEAD.pack(ord("K"), 17) + b"\0\0\0\7"),
     ]
+    assert tapped.state.events == [(frames.KEY, b"\0\0\0\7")]
 
 
-def test_a_long_statement_keeps_its_beginning_and_says_its_length() -> None:
+def test_a_long_statement_keeps_its_beginning_and_says_its_length(twin: ModuleType) -> None:
     body = b"select '" + b"x" * 100_000 + b"'\0"
-    trimmed, _ = scan(frame("Q", body) + frame("S"), [10, 70_000], FRONTEND_TYPES)
-    assert frames(trimmed) == [
+    tapped = Tapped(twin)
+    for piece in pieces(frame("Q", body) + SYNC, [10, 70_000]):
+        tapped.client(piece)
+    assert parsed(tapped.trimmed()) == [
         (PREFIX, PREFIX_HEAD.pack(ord("Q"), len(body) + 4) + body[:KEPT]),
         (ord("S"), b""),
     ]
 
 
-def test_a_row_of_a_gibibyte_costs_no_memory() -> None:
-    one = scanner()
-    header = b"D" + (0x3FFFFFFF).to_bytes(4, "big")
-    trimmed = one.scan(header + bytes(1000))
-    assert frames(trimmed) == [(COUNTED, COUNTED_BODY.pack(ord("D"), 1, 0x40000000))]
+def test_a_row_of_a_gibibyte_costs_no_memory(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"\0"))
+    tapped.out.clear()
+    tapped.server(b"D" + (0x3FFFFFFF).to_bytes(4, "big") + bytes(1000))
+    assert parsed(tapped.trimmed()) == [(COUNTED, COUNTED_BODY.pack(ord("D"), 1, 0x40000000))]
     left = 0x3FFFFFFF - 4 - 1000
     block = bytes(1 << 20)
     while left > len(block):
-        assert one.scan(block) == b""
+        assert tapped.server(block) == 0
         left -= len(block)
-    assert one.scan(bytes(left) + frame("Z", b"I")) == frame("Z", b"I")
+    assert tapped.out == b""
+    tapped.server(bytes(left) + frame("C", b"x\0") + READY)
+    assert tapped.trimmed() == frame("C", b"x\0") + READY
 
 
 @pytest.mark.parametrize(
-    ("stream", "reason"),
+    ("from_server", "stream", "reason"),
     [
-        (b"C\0\0\0\3", "bad_length"),
-        (b"C\0\0\0\0", "bad_length"),
-        (b"C\xff\xff\xff\xff", "bad_length"),
-        (b"C\x7f\xff\xff\xff", "bad_length"),
-        (b"\x16\0\0\0\x10", "unknown_type"),
-        (frame("D", b"x") + b"D\0\0\0\1", "bad_length"),
+        (True, b"C\0\0\0\3", "bad_length"),
+        (True, b"C\0\0\0\0", "bad_length"),
+        (True, b"C\xff\xff\xff\xff", "bad_length"),
+        (True, b"C\x7f\xff\xff\xff", "bad_length"),
+        (True, b"\x16\0\0\0\x10", "unknown_type"),
+        (True, b"\0\0\0\0\x10", "unknown_type"),
+        (True, frame("D", b"x") + b"D\0\0\0\1", "bad_length"),
+        (False, b"S\0\0\x27\x11", "length_over_limit"),
+        (False, b"p\0\1\0\0", "length_over_limit"),
+        (True, frame("1"), "impossible_answer"),
+        (True, frame("C", b"SELECT 1\0"), "impossible_answer"),
+        (True, READY, "impossible_answer"),
+        (True, frame("Z"), "bad_message"),
+        (False, frame("P", b"abcd"), "bad_message"),
+        (False, frame("B", b""), "bad_message"),
+        (False, frame("C", b"Sab"), "bad_message"),
     ],
 )
-def test_impossible_frames_are_named(stream: bytes, reason: str) -> None:
-    with pytest.raises(ProtocolViolation) as caught:
-        scanner().scan(stream)
-    assert caught.value.reason == reason
+def test_what_cannot_be_is_named(twin: ModuleType, from_server: bool, stream: bytes, reason: str) -> None:
+    tapped = Tapped(twin)
+    code = (tapped.server if from_server else tapped.client)(stream)
+    assert REASONS[-code] == reason
 
 
-@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
-def test_any_bytes_give_frames_or_a_violation(stream: bytes, cuts: list[int]) -> None:
-    try:
-        trimmed, _ = scan(stream, cuts)
-    except ProtocolViolation:
-        return
-    frames(trimmed)
+def test_what_ended_before_the_impossible_is_not_lost(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"select 1\0"))
+    assert tapped.server(frame("C", b"SELECT 1\0") + READY + READY) == -frames.IMPOSSIBLE
+    assert tapped.state.begun == 1
+
+
+def test_wrong_arguments_are_refused(twin: ModuleType) -> None:
+    state = twin.State(1)
+    for wrong in [(), (SYNC, 1, bytearray(), True), ("S", state, bytearray(), True), (SYNC, state, b"", 1)]:
+        with pytest.raises((TypeError, AttributeError)):
+            twin.scan_and_pack(*wrong)
+
+
+# -- pairing ------------------------------------------------------------------------------------------------------
+
+BIND = frame("B", b"\0\0" + bytes(6))
+PARSE = frame("P", b"\0select 1\0\0\0")
+DONE = frame("C", b"SELECT 1\0")
+ERROR = frame("E", b"C42601\0\0")
+SUSPENDED = frame("s")
+
+
+def portal(kind: str, name: bytes) -> bytes:
+    return frame(kind, {"B": name + b"\0s\0" + bytes(6), "E": name + b"\0" + bytes(4), "C": b"P" + name + b"\0"}[kind])
+
+
+SUSPEND = frame("2") + SUSPENDED + frame("Z", b"T")
+IN_BLOCK = frame("Z", b"T")
+MADE = frame("1") + frame("2")
+
+PAIRINGS: dict[str, tuple[int, list[bytes]]] = {
+    # name: executions, and what client and server send in turn
+    "simple": (2, [frame("Q", b"a;b\0"), DONE + DONE + READY]),
+    "empty": (1, [frame("Q", b"\0"), frame("I") + READY]),
+    "error in the middle": (2, [frame("Q", b"a;b;c\0"), DONE + ERROR + READY]),
+    "extended": (1, [PARSE + BIND + frame("D", b"P\0") + EXECUTE + SYNC, MADE + frame("T") + DONE + READY]),
+    "error at parse": (1, [PARSE + BIND + EXECUTE + SYNC, ERROR + READY]),
+    "error at bind": (1, [BIND + EXECUTE + SYNC, ERROR + READY]),
+    "error at describe is none": (0, [frame("D", b"Sx\0") + SYNC, ERROR + READY]),
+    "error at close is none": (0, [portal("C", b"x") + SYNC, ERROR + READY]),
+    "error at sync is none": (1, [PARSE + BIND + EXECUTE + SYNC, MADE + DONE + ERROR + READY]),
+    "error of a function call is none": (0, [frame("F", bytes(8)), ERROR + READY]),
+    "pipeline, skipped up to Sync": (
+        3,
+        [
+            (BIND + EXECUTE) * 3 + SYNC + BIND + EXECUTE + SYNC,
+            frame("2") + DONE + ERROR + READY + frame("2") + DONE + READY,
+        ],
+    ),
+    "skipped requests that come after the error": (
+        2,
+        [BIND + frame("H"), ERROR, EXECUTE + BIND + SYNC + BIND + EXECUTE + SYNC, READY + frame("2") + DONE + READY],
+    ),
+    "a portal in three parts": (
+        1,
+        [
+            *(portal("B", b"c") + portal("E", b"c") + SYNC, SUSPEND),
+            *(portal("E", b"c") + SYNC, SUSPENDED + IN_BLOCK),
+            *(portal("E", b"c") + SYNC, DONE + IN_BLOCK),
+        ],
+    ),
+    "a suspended portal closed": (
+        1,
+        [portal("B", b"c") + portal("E", b"c") + SYNC, SUSPEND, portal("C", b"c") + SYNC, frame("3") + IN_BLOCK],
+    ),
+    "a suspended portal bound anew": (
+        2,
+        [BIND + EXECUTE + SYNC, SUSPEND, BIND + EXECUTE + SYNC, frame("2") + DONE + IN_BLOCK],
+    ),
+    "a suspended portal at the end of the transaction": (1, [BIND + EXECUTE + SYNC, frame("2") + SUSPENDED + READY]),
+    "a suspended portal and a simple query": (
+        2,
+        [BIND + EXECUTE + SYNC, SUSPEND, frame("Q", b"a\0"), DONE + IN_BLOCK],
+    ),
+    "a suspended portal that fails": (
+        2,
+        [
+            *(BIND + EXECUTE + SYNC, SUSPEND, EXECUTE + SYNC, ERROR + frame("Z", b"E")),
+            *(frame("Q", b"rollback\0"), DONE + READY),
+        ],
+    ),
+    "copy in": (1, [frame("Q", b"copy\0"), frame("G"), frame("d", b"x") * 3 + frame("c"), DONE + READY]),
+    "copy in fails, stray data": (
+        2,
+        [
+            *(frame("Q", b"copy\0"), frame("G"), frame("d", b"x"), ERROR + READY),
+            *(frame("d", b"x") + frame("c") + frame("Q", b"a\0"), DONE + READY),
+        ],
+    ),
+    "copy in, Sync sent early and ignored": (
+        1,
+        [PARSE + BIND + EXECUTE + SYNC, MADE + frame("G"), frame("d") + frame("c") + SYNC, DONE + READY],
+    ),
+    "copy in, all sent at once": (
+        1,
+        [BIND + EXECUTE + SYNC + frame("d") + frame("c") + SYNC, frame("2") + frame("G") + DONE + READY],
+    ),
+    "copy in, Syncs in the midst of it": (
+        1,
+        [
+            *(BIND + EXECUTE + frame("H"), frame("2") + frame("G")),
+            *(SYNC + SYNC + frame("d") + frame("f", b"\0") + SYNC, ERROR + READY),
+        ],
+    ),
+    "messages of their own": (
+        1,
+        [frame("Q", b"a\0"), frame("N", b"x") + frame("A", b"x") + DONE + frame("S", b"a\0b\0") + READY + ERROR],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+@pytest.mark.parametrize("dribble", [False, True])
+def test_executions(twin: ModuleType, name: str, dribble: bool) -> None:
+    expected, turns = PAIRINGS[name]
+    for blind in (False, True):
+        tapped = Tapped(twin)
+        tapped.state.blind = blind
+        done = 0
+        for number, turn in enumerate(turns):
+            for piece in pieces(turn, list(range(len(turn))) if dribble else []):
+                ended = (tapped.server if number % 2 else tapped.client)(piece)
+                assert ended >= 0, REASONS[-ended]
+                done += ended
+        assert (done, tapped.state.begun) == (expected, 0)
+        assert tapped.state.quiescent
+        assert sum(kind == frames.MISSED for kind, _ in tapped.state.events) == (expected if blind else 0)
+        assert bool(tapped.out) is not blind
+
+
+def test_the_state_between(twin: ModuleType) -> None:
+    tapped = Tapped(twin, login=False)
+    assert not tapped.state.quiescent
+    tapped.server(LOGIN)
+    assert tapped.state.quiescent
+    tapped.client(PARSE + BIND + frame("H"))
+    tapped.server(frame("1") + frame("2"))
+    assert not tapped.state.quiescent
+    tapped.client(EXECUTE)
+    tapped.server(DONE)
+    assert (tapped.state.begun, tapped.state.unfinished) == (1, 1)
+    tapped.client(SYNC)
+    tapped.server(frame("Z", b"T"))
+    assert (tapped.state.begun, chr(tapped.state.status), tapped.state.quiescent) == (0, "T", True)
+
+
+def test_named_statements_are_told_once_they_are_made(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    good, bad = frame("P", b"a\0select 1\0\0\0"), frame("P", b"b\0selec 1\0\0\0")
+    tapped.client(good + bad + good + SYNC + PARSE + frame("C", b"Sa\0") + frame("C", b"Pa\0") + SYNC)
+    assert tapped.state.events == []
+    tapped.server(frame("1") + ERROR + READY + frame("1") + frame("3") * 2 + READY)
+    assert tapped.state.events == [(frames.PREPARED, good), (frames.CLOSED, b"a")]
+
+
+def test_an_endless_pipeline_is_given_up(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    many = BIND * 8_192
+    assert [tapped.client(many) for _ in range(8)] == [0] * 8
+    assert tapped.client(BIND) == -frames.STATE_CAP
+
+
+def test_endlessly_many_suspended_portals_are_given_up(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    codes = []
+    for number in range(frames.MAX_SUSPENDED + 1):
+        name = b"%d" % number
+        tapped.client(portal("B", name) + portal("E", name) + SYNC)
+        codes.append(tapped.server(frame("2") + SUSPENDED + frame("Z", b"T")))
+    assert codes == [0] * frames.MAX_SUSPENDED + [-frames.STATE_CAP]
+
+
+# -- both twins see the same ----------------------------------------------------------------------------------------
+
+bodies = st.one_of(
+    st.sampled_from([b"", b"\0", b"a\0", b"\0\0", b"a\0b\0\0\0", b"Sa\0", b"Pa\0", b"I", b"T", b"E", b"SELECT 1\0"]),
+    st.binary(max_size=40),
+    st.integers(KEPT - 3, KEPT + 3).map(bytes),
+)
+streams = st.lists(st.tuples(st.sampled_from("QPBEDCSHFdcfpX"), bodies).map(lambda pair: frame(*pair)), max_size=10)
+answers = st.lists(
+    st.tuples(st.sampled_from("CIEZTtn123sGHSNARKVcDDDd"), bodies).map(lambda pair: frame(*pair)), max_size=10
+)
+turns = st.lists(
+    st.tuples(st.booleans(), st.one_of(st.binary(max_size=60), streams.map(b"".join), answers.map(b"".join))),
+    max_size=8,
+)
+cuts = st.lists(st.integers(0, 70_000), max_size=8)
+
+
+def run(twin: ModuleType, turns: list[tuple[bool, bytes]], cuts: list[int], blind: bool) -> Any:
+    tapped = Tapped(twin)
+    tapped.state.blind = blind
+    codes = []
+    for backend, turn in turns:
+        for piece in pieces(turn, cuts):
+            codes.append((tapped.server if backend else tapped.client)(piece))
+            if codes[-1] < 0:
+                return codes, tapped.seen()
+    return codes, tapped.seen()
+
+
+@pytest.mark.skipif(not scan.COMPILED, reason="the compiled scanner is not built")
+@settings(max_examples=500)
+@given(turns, cuts, st.booleans())
+def test_the_twins_give_the_same_record(turns: list[tuple[bool, bytes]], cuts: list[int], blind: bool) -> None:
+    assert run(TWINS[0], turns, cuts, blind) == run(TWINS[1], turns, cuts, blind)
+
+
+@pytest.mark.skipif(not scan.COMPILED, reason="the compiled scanner is not built")
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([turn for _, turns in PAIRINGS.values() for turn in turns]), max_size=12), cuts)
+def test_the_twins_pair_alike(parts: list[bytes], cuts: list[int]) -> None:
+    turns = [(bool(number % 2), part) for number, part in enumerate(parts)]
+    assert run(TWINS[0], turns, cuts, False) == run(TWINS[1], turns, cuts, False)
+
+
+@given(st.lists(st.tuples(st.sampled_from("TDDDAdS"), bodies).map(lambda pair: frame(*pair)), max_size=12), cuts)
+def test_any_cut_gives_the_same_frames(parts: list[bytes], cuts: list[int]) -> None:
+    found = []
+    for these in ([], cuts):
+        tapped = Tapped(TWINS[-1])
+        for piece in pieces(b"".join(parts), these):
+            assert tapped.server(piece) == 0
+        found.append(summary(tapped.trimmed()))
+    assert found[0] == found[1]
