@@ -111,6 +111,35 @@ _PROXY = (
     _option("--analyze-dsn", default="", metavar="DSN", help="The role that runs EXPLAIN; default: the upstream's."),
     _option("--token-file", default="", metavar="FILE", help="The API asks for this bearer token."),
     _option("--allow-plain", is_flag=True, help="Listen off loopback without TLS."),
+    _option("--tls-cert", default="", metavar="FILE", help="Take TLS from clients: the certificate, in PEM."),
+    _option("--tls-key", default="", metavar="FILE", help="Its private key; read again, with it, on SIGHUP."),
+    _option(
+        "--tls-passthrough",
+        is_flag=True,
+        help="Leave the clients' TLS to the server: forwarded and counted, but not looked at.",
+    ),
+    _option(
+        "--mode",
+        type=click.Choice(["profile", "opaque"]),
+        default="profile",
+        show_default=True,
+        help="opaque: forward only, look at nothing.",
+    ),
+    _option(
+        "--login-timeout",
+        type=click.FloatRange(min=0.1),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time for a client to say what it wants.",
+    ),
+    _option(
+        "--idle-timeout",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        metavar="SECONDS",
+        help="End sessions that do nothing for so long between transactions; 0: never.",
+    ),
     _option(
         "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines on stderr."
     ),

@@ -56,6 +56,7 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
     async with _proxy(settings) as proxy:
         stop, again = asyncio.Event(), asyncio.Event()
         _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set() if stop.is_set() else stop.set())
+        _on_signals((signal.SIGHUP,), lambda number: proxy.reload())
         addresses = await proxy.start()
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)

@@ -95,12 +95,18 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
     metrics = address(options["metrics"], "--metrics") if options.get("metrics") else None
     token = read_token(options["token_file"]) if options.get("token_file") else ""
     values: Values = options["values"]
-    if not options.get("allow_plain"):
+    cert, key = options.get("tls_cert") or "", options.get("tls_key") or ""
+    passthrough = bool(options.get("tls_passthrough"))
+    if key and not cert:
+        raise UsageError("--tls-key needs --tls-cert FILE, the certificate that belongs to it")
+    if cert and passthrough:
+        raise UsageError("--tls-cert answers the client's TLS here, --tls-passthrough leaves it to the server: choose")
+    if not (options.get("allow_plain") or cert or passthrough):
         for one in listen:
             if not one.is_local:
                 raise UsageError(
-                    f"--listen {one}: others could reach it and read the traffic, which is not encrypted; "
-                    "listen on 127.0.0.1, or say --allow-plain if the network is yours alone"
+                    f"--listen {one}: others could reach it and read the traffic, which is not encrypted; listen on "
+                    "127.0.0.1, give --tls-cert and --tls-key, or say --allow-plain if the network is yours alone"
                 )
     if not api.is_local and not token:
         raise UsageError(
@@ -117,6 +123,12 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
         values=values,
         drain_seconds=float(options.get("drain", 30.0)),
         max_connections=options.get("max_connections") or 0,
+        mode=options.get("mode") or "profile",
+        login_seconds=float(options.get("login_timeout") or 60.0),
+        idle_seconds=float(options.get("idle_timeout") or 0.0),
+        tls_cert=cert,
+        tls_key=key,
+        tls_passthrough=passthrough,
         analyze_dsn=analyze,
         allow_plain=bool(options.get("allow_plain")),
         api_token=token,

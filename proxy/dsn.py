@@ -10,14 +10,15 @@ import getpass
 import os
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.settings import Address, Upstream
+from pgtattle.proxy.settings import OWN_ROOT, Address, SslMode, Upstream, UpstreamTls
 
 DEFAULT_PORT: Final = "5432"
 SOCKET_FOLDER: Final = "/var/run/postgresql"
+CONNECT_SECONDS: Final = 10.0
 
 _VARIABLES: Final = {
     "PGHOST": "host",
@@ -28,6 +29,10 @@ _VARIABLES: Final = {
     "PGPASSWORD": "password",
     "PGSSLMODE": "sslmode",
     "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
     "PGOPTIONS": "options",
 }
 _PLACES: Final = ("PGHOST", "PGHOSTADDR", "PGPORT")
@@ -80,13 +85,49 @@ def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = F
     database = parameters.get("dbname") or user
     rest = {key: value for key, value in parameters.items() if key != "password"}
     rest.update(user=user, dbname=database)
+    addresses = _addresses(parameters)
+    tls = _tls(parameters)
+    if not tls.mode and not all(address.is_local for address in addresses):
+        # The side connection must not be content with less than the relay.
+        rest["sslmode"] = "verify-full"
+        if not tls.root_cert and not os.path.exists(os.path.expanduser(OWN_ROOT)):
+            rest["sslrootcert"] = "system"
     return Upstream(
-        addresses=_addresses(parameters),
+        addresses=addresses,
+        tls=tls,
+        connect_seconds=_seconds(parameters),
         dsn=" ".join(f"{key}={quote(value)}" for key, value in rest.items()),
         user=user,
         password=parameters.get("password", ""),
         database=database,
     )
+
+
+def _tls(parameters: Mapping[str, str]) -> UpstreamTls:
+    mode = parameters.get("sslmode", "")
+    # `allow` tries plain first and TLS when the server refuses that: only who holds the password can log in twice.
+    mode = "prefer" if mode == "allow" else mode
+    if mode not in get_args(SslMode):
+        raise UsageError(f"sslmode={mode}: it is one of {', '.join(one for one in get_args(SslMode) if one)}")
+    for key in ("sslrootcert", "sslcert", "sslkey"):
+        path = parameters.get(key, "")
+        if path and path != "system" and not os.path.exists(path):
+            raise UsageError(f"{key}={path}: there is no such file")
+    return UpstreamTls(
+        mode=cast(SslMode, mode),
+        root_cert=parameters.get("sslrootcert", ""),
+        cert=parameters.get("sslcert", ""),
+        key=parameters.get("sslkey", ""),
+        key_password=parameters.get("sslpassword", ""),
+        direct=parameters.get("sslnegotiation") == "direct",
+    )
+
+
+def _seconds(parameters: Mapping[str, str]) -> float:
+    given = parameters.get("connect_timeout", "")
+    if given and not given.strip().isdigit():
+        raise UsageError(f"connect_timeout={given}: write whole seconds")
+    return float(given) if given and float(given) > 0 else CONNECT_SECONDS
 
 
 def _own_name() -> str:

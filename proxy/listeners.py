@@ -1,12 +1,15 @@
-"""Listening sockets, made by the relay and inherited by the profiler."""
+"""Listening sockets, made by the relay and inherited by the profiler, and what is accepted from them."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
 import stat
+from collections.abc import Callable
 from typing import Final
 
 from pgtattle.proxy.errors import UsageError
@@ -14,6 +17,10 @@ from pgtattle.proxy.settings import Address
 
 BACKLOG: Final = 1024
 SOCKET_NAME: Final = ".s.PGSQL.5432"
+ACCEPTED_AT_ONCE: Final = 64
+PAUSE_SECONDS: Final = 1.0
+MANY_DESCRIPTORS: Final = 1 << 20
+SPARE_DESCRIPTORS: Final = 64
 
 
 def listen(address: Address, what: str, *, private: bool = False) -> list[socket.socket]:
@@ -90,3 +97,74 @@ def _remove_stale(path: str) -> None:
                 probe.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)
+
+
+class Door:
+    """Accepts from a listening socket until closed. When descriptors run out, it waits a second and goes on."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listening: socket.socket,
+        admit: Callable[[socket.socket], None],
+        crowded: Callable[[OSError], None],
+    ) -> None:
+        self._loop = loop
+        self._listening = listening
+        self._admit = admit
+        self._crowded = crowded
+        self._timer: asyncio.TimerHandle | None = None
+        self._open()
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._listening)
+
+    def _open(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, _ = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                self._loop.remove_reader(self._listening)
+                self._timer = self._loop.call_later(PAUSE_SECONDS, self._open)
+                self._crowded(error)
+                return
+            accepted.setblocking(False)
+            self._admit(accepted)
+
+
+async def first_byte(loop: asyncio.AbstractEventLoop, accepted: socket.socket, seconds: float) -> bytes:
+    """The first byte that a client sends, left where it is; empty when none came in time."""
+    readable = asyncio.Event()
+    loop.add_reader(accepted, readable.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await readable.wait()
+        return accepted.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return b""
+    finally:
+        loop.remove_reader(accepted)
+
+
+def raise_descriptor_limit(connections: int) -> None:
+    """Allow this process all the descriptors it may have: a connection takes two. Raises UsageError for too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MANY_DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, MANY_DESCRIPTORS), hard))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 2 * connections + SPARE_DESCRIPTORS > allowed:
+        needed = 2 * connections + SPARE_DESCRIPTORS
+        raise UsageError(
+            f"--max-connections {connections} takes {needed} open files, but only {allowed} are allowed here; "
+            "raise ulimit -n"
+        )

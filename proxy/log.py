@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Literal, TextIO
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
+
+LINES_A_SECOND: Final = 5
+
+
+class Limiter:
+    """Lets a few lines of one kind pass each second."""
+
+    def __init__(self) -> None:
+        self._passed: dict[str, tuple[int, int]] = {}
+
+    def lets(self, kind: str, now: float) -> bool:
+        """True when there is room for another line at `now` (seconds, monotonic)."""
+        second, lines = self._passed.get(kind, (0, 0))
+        lines = lines + 1 if second == int(now) else 1
+        self._passed[kind] = (int(now), lines)
+        return lines <= LINES_A_SECOND
+
+
+class _Steady:
+    """A stream whose failures (a full disk, a closed pipe) end no process."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _harmless(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What strangers sent (names, errors) must not speak to a terminal."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(one if one.isprintable() else repr(one)[1:-1] for one in value)
+    return event
 
 
 def configure(log_format: Literal["text", "json"], log_file: str = "", level: str = "info") -> None:
@@ -20,12 +61,18 @@ def configure(log_format: Literal["text", "json"], log_file: str = "", level: st
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _harmless,
             structlog.processors.EventRenamer("message"),
             renderer,
         ]
         if log_format == "json"
-        else [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="%H:%M:%S"), renderer],
+        else [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+            _harmless,
+            renderer,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Steady(stream))),
         cache_logger_on_first_use=True,
     )

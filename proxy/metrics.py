@@ -266,7 +266,10 @@ class Metrics:
             "pgtattle_connections",
             "Client connections by result (accepted, refused, failed) and TLS on the client's side.",
             ["result", "tls"],
-            [((result, "off"), count) for result, count in ({"accepted": 0} | relay.connections_total).items()],
+            [
+                (tuple(kind.split("/")), count)
+                for kind, count in ({"accepted/off": 0} | relay.connections_total).items()
+            ],
         )
         yield _counter(
             "pgtattle_bytes",

@@ -109,7 +109,9 @@ class Profiler:
             seconds=round((time.monotonic_ns() - self._hello.started_ns) / 1e9, 3),
             server_version=self._server_version,
             executions=(self._earlier or 0) + self._pipeline.executions,
-            connections=counters.connections_total.get("accepted", 0),
+            connections=sum(
+                count for kind, count in counters.connections_total.items() if kind.startswith("accepted/")
+            ),
             shed=counters.shed,
             lost=counters.lost,
             restarts=counters.restarts,

@@ -1,184 +1,128 @@
 """One client connection and its server connection: bytes go on as they came, then the tap sees them.
 
-Enters: a client's transport. Leaves: every byte, to the other side. Nothing is decoded but the packets before a session
-(SSLRequest, GSSENCRequest, CancelRequest, StartupMessage). While one side does not take its bytes, the other is not
-read, so memory is bounded; an end of stream is passed on by itself, so that a half-closed client still gets its answer.
-Source: PostgreSQL, "Message Flow: Start-up, Canceling Requests in Progress, Termination, SSL Session Encryption".
+Enters: a client's transport. Leaves: every byte, to the other side. Nothing is decoded here: `opening` reads the
+packets before a session. While one side does not take its bytes, the other is not read, so memory is bounded; an end of
+stream is passed on by itself, so that a half-closed client still gets its answer.
+Source: PostgreSQL, "Message Flow: Termination, Canceling Requests in Progress".
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, cast
 
-from pgtattle.proxy.errors import ProtocolViolation, UpstreamUnreachable
+from pgtattle.proxy.opening import Doorman
 from pgtattle.proxy.tap import Line
-from pgtattle.proxy.wire.startup import Opening, error_response, first_packet
+from pgtattle.proxy.tls import SaslOffer
+from pgtattle.proxy.wire.startup import error_response
 
-LOGIN_SECONDS: Final = 60.0
-CANCEL_SECONDS: Final = 10.0
 LINGER_SECONDS: Final = 10.0
+LINGER_POLL_SECONDS: Final = 0.02
 BUFFER_LIMIT: Final = 256 * 1024
-
-Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[None]]
-"""Opens a connection to the upstream for a protocol; raises UpstreamUnreachable with words for people."""
-
-
-class Traffic:
-    """Bytes forwarded, of all connections together."""
-
-    __slots__ = ("to_client", "to_server")
-
-    def __init__(self) -> None:
-        self.to_client = 0
-        self.to_server = 0
 
 
 class Relay:
     """A client and its server. `ended` is called once, when both are gone, with a word for who ended it.
 
-    A `refusal` is an ErrorResponse that the client gets instead of a session, once it has said who it is; a cancel is
-    let through all the same.
+    Until a session is open the `doorman` is given what the client sends.
     """
 
     __slots__ = (
-        "_buffer",
-        "_cancel",
-        "_client_eof",
-        "_connect",
-        "_ended",
-        "_loop",
-        "_peer",
-        "_reason",
-        "_refusal",
-        "_refused",
-        "_server_eof",
-        "_stalled_at",
-        "_tapped",
-        "_task",
-        "_timer",
-        "client",
-        "line",
-        "server",
-        "traffic",
-    )
+        "_client_eof", "_doorman", "_ended", "_loop", "_reason", "_server_eof", "_stalled_at", "_timer",
+        "admitted", "bytes_to_client", "bytes_to_server", "client", "error", "line", "number", "opened_ns",
+        "peer", "server", "session", "tls",
+    )  # fmt: skip
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        connect: Connect,
-        traffic: Traffic,
-        tapped: Callable[[str], Line | None],
+        number: int,
+        doorman: Doorman,
         ended: Callable[[Relay, str], None],
-        refusal: bytes = b"",
     ) -> None:
-        self._refusal = refusal
-        self.traffic = traffic
+        self.number = number
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
         self.line: Line | None = None
-        self._tapped = tapped
+        self.session: dict[str, str] = {}
+        self.admitted = False
+        self.tls = "off"
+        self.peer = ""
+        self.error = ""
+        self.bytes_to_client = self.bytes_to_server = 0
+        self.opened_ns = time.monotonic_ns()
         self._loop = loop
-        self._connect = connect
+        self._doorman = doorman
         self._ended: Callable[[Relay, str], None] | None = ended
-        self._buffer = bytearray()
-        self._refused: set[Opening] = set()
-        self._cancel = False
-        self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._client_eof = self._server_eof = False
         self._stalled_at = 0
         self._reason = ""
-        self._peer = ""
+
+    @property
+    def left(self) -> bool:
+        """True when the client is gone."""
+        return self.client is None
 
     @property
     def idle(self) -> bool:
         """True when closing now interrupts neither an exchange nor a transaction, as far as the tap can tell."""
-        line = self.line
-        if line is None:
-            return self.server is None
-        return line.observed and line.idle
+        if self.server is None:
+            return True
+        return self.line is not None and self.line.observed and self.line.idle
 
     # -- before the session ------------------------------------------------------------------------------------------
 
     def arrived(self, transport: asyncio.Transport) -> None:
-        """A client connected."""
+        """A client connected; it may speak TLS from its first byte on."""
         self.client = transport
         peer = transport.get_extra_info("peername")
-        self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
+        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
-        self._timer = self._loop.call_later(LOGIN_SECONDS, self.abort, "login_timeout")
+        self._doorman.arrived(self)
+        if transport.get_extra_info("ssl_object") is not None:
+            self.secured(transport, direct=True)
 
     def opening(self, data: bytes) -> None:
-        """Bytes of the client before the session: up to a whole StartupMessage or CancelRequest."""
-        client = cast(asyncio.Transport, self.client)
-        if self._server_eof:
-            return
-        self._buffer += data
-        if self._task is not None:
-            return
-        while True:
-            try:
-                packet = first_packet(self._buffer)
-            except ProtocolViolation:
-                self.abort("bad_startup")
-                return
-            if packet is None:
-                return
-            opening, size = packet
-            if opening in (Opening.SSL, Opening.GSSENC):
-                if opening in self._refused:
-                    self.abort("bad_startup")
-                    return
-                self._refused.add(opening)
-                del self._buffer[:size]
-                client.write(b"N")
-                continue
-            self._cancel = opening is Opening.CANCEL
-            if self._refusal and not self._cancel:
-                client.write(self._refusal)
-                self._close("refused")
-                return
-            if not self._cancel:
-                self.line = self._tapped(self._peer)
-                if self.line is not None:
-                    self.line.startup(bytes(self._buffer[:size]))
-            client.pause_reading()
-            self._task = self._loop.create_task(self._open_server())
-            return
+        """Bytes of the client before there is a server."""
+        if not self._server_eof:
+            self._doorman.take(self, data)
 
-    async def _open_server(self) -> None:
-        try:
-            await self._connect(lambda: ServerLeg(self))
-        except UpstreamUnreachable as error:
-            if self.client is not None and not self._cancel:
-                hint = "pgtattle could not reach PostgreSQL; start it or correct --upstream."
-                self.client.write(error_response("FATAL", "57P03", str(error), hint))
-            self._close("upstream")
-            return
-        if self.client is None and self.server is not None:
-            self.server.abort()
-
-    def connected(self, transport: asyncio.Transport) -> None:
-        """The server took the connection: pass on what the client has sent so far."""
-        self.server = transport
-        if self.client is None:
-            transport.abort()
-            return
+    def secured(self, transport: asyncio.Transport, *, direct: bool) -> None:
+        """The client's TLS handshake is done; `direct`: it did not ask first."""
+        self.client = transport
+        self.tls = "on"
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
-        self._set_timer(CANCEL_SECONDS if self._cancel else None, "cancel_timeout")
-        data, self._buffer = bytes(self._buffer), bytearray()
-        size = int.from_bytes(data[:4], "big")
-        transport.write(data)
-        self.traffic.to_server += len(data)
-        if self.line is not None and len(data) > size:
-            self.line.frontend(data[size:])
+        self._doorman.secured(self, transport.get_extra_info("ssl_object"), direct=direct)
+
+    def server_leg(self, *, hide_binding: bool = False) -> ServerLeg:
+        """The protocol of this relay's server; with `hide_binding` the login must not offer channel binding."""
+        return OfferLeg(self) if hide_binding else ServerLeg(self)
+
+    def connected(self, transport: asyncio.Transport, opening: bytes, seen: int) -> None:
+        """The server took the connection: pass on what the client has sent so far, `seen` bytes of it being known."""
+        if self.client is None or self._server_eof:
+            transport.abort()
+            self._close("server" if self._server_eof else "client")
+            return
+        self.server = transport
+        transport.set_write_buffer_limits(high=BUFFER_LIMIT)
+        transport.write(opening)
+        self.bytes_to_server += len(opening)
+        if self.line is not None and len(opening) > seen:
+            self.line.frontend(opening[seen:])
         if self._client_eof:
-            transport.write_eof()
+            self._half_close(transport)
         else:
             self.client.resume_reading()
+
+    def refuse(self, sqlstate: str, message: str, hint: str, reason: str) -> None:
+        """End with a FATAL error that every client shows."""
+        if self.client is not None:
+            self.client.write(error_response("FATAL", sqlstate, message, hint))
+        self._close(reason)
 
     # -- the ends ----------------------------------------------------------------------------------------------------
 
@@ -186,37 +130,43 @@ class Relay:
         """The client sends nothing more; it may still read."""
         self._client_eof = True
         self._reason = self._reason or "client"
-        if self._server_eof or self._task is None:
+        if self._server_eof or not self._doorman.connecting(self):
             self._close("client")
         elif self.server is not None:
-            self.server.write_eof()
+            self._half_close(self.server)
 
     def server_eof(self) -> None:
         """The server ended: flush, tell the client, and let it go before its socket is closed under unread bytes."""
         self._server_eof = True
         self._reason = self._reason or "server"
-        if self.client is None or self._client_eof:
+        if self.client is None or self._client_eof or not self.client.can_write_eof():
             self._close("server")
             return
         if self.server is not None:
             self.server.close()
         self.client.write_eof()
         self.client.resume_reading()
-        self._set_timer(LINGER_SECONDS, "server")
+        self.set_timer(LINGER_SECONDS, "server")
 
     def client_lost(self, error: Exception | None) -> None:
         """The client's socket is gone."""
         self.client = None
+        if error is not None:
+            self.error = self.error or str(error)
+            self._reason = self._reason or "client"
         if self.server is None:
-            self._end("client")
+            if not self._doorman.connecting(self):
+                self._end("client")
         elif error is not None and not self._client_eof:
             self.server.abort()
         else:
             self.server.close()
 
-    def server_lost(self) -> None:
+    def server_lost(self, error: Exception | None) -> None:
         """The server's socket is gone."""
         self.server = None
+        if error is not None:
+            self.error = self.error or str(error)
         if self.client is None:
             self._end("server")
         elif not self._server_eof:
@@ -236,6 +186,10 @@ class Relay:
         if self.server is not None and not self.server.is_closing():
             self.server.resume_reading()
 
+    def gone_before_the_server(self) -> None:
+        """No server will come, and the client has left already."""
+        self._end("client")
+
     def abort(self, reason: str) -> None:
         """End both sides at once."""
         self._reason = self._reason or reason
@@ -244,6 +198,34 @@ class Relay:
         if self.client is not None:
             self.client.abort()
 
+    def close(self, reason: str) -> None:
+        """End both sides once what is under way has been written: for a connection that is idle or has no server."""
+        self._close(reason)
+
+    def set_timer(self, seconds: float | None, reason: str) -> None:
+        """End the connection in so many seconds; None: not any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            self._timer = self._loop.call_later(seconds, self.abort, reason)
+
+    def _half_close(self, server: asyncio.Transport) -> None:
+        """Pass the client's end of stream on. TLS has no half: wait for the last answer, then close."""
+        if server.can_write_eof():
+            server.write_eof()
+            return
+        deadline = self._loop.time() + LINGER_SECONDS
+
+        def linger() -> None:
+            if self.server is not None and not self.idle and self._loop.time() < deadline:
+                self._timer = self._loop.call_later(LINGER_POLL_SECONDS, linger)
+            else:
+                self._close("client")
+
+        self.set_timer(None, "")
+        linger()
+
     def _close(self, reason: str) -> None:
         self._reason = self._reason or reason
         if self.server is not None:
@@ -251,19 +233,8 @@ class Relay:
         if self.client is not None:
             self.client.close()
 
-    def drain(self) -> None:
-        """End an idle connection as a server that shuts down would: flush and close."""
-        self._close("drain")
-
-    def _set_timer(self, seconds: float | None, reason: str) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if seconds is not None:
-            self._timer = self._loop.call_later(seconds, self.abort, reason)
-
     def _end(self, reason: str) -> None:
-        self._set_timer(None, "")
+        self.set_timer(None, "")
         ended, self._ended = self._ended, None
         if ended is not None:
             reason = self._reason or reason
@@ -290,7 +261,7 @@ class ClientLeg(asyncio.Protocol):
             relay.opening(data)
             return
         server.write(data)
-        relay.traffic.to_server += len(data)
+        relay.bytes_to_server += len(data)
         if relay.line is not None:
             relay.line.frontend(data)
 
@@ -316,16 +287,13 @@ class ServerLeg(asyncio.Protocol):
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._relay.connected(cast(asyncio.Transport, transport))
-
     def data_received(self, data: bytes) -> None:
         relay = self._relay
         client = relay.client
         if client is None:
             return
         client.write(data)
-        relay.traffic.to_client += len(data)
+        relay.bytes_to_client += len(data)
         if relay.line is not None:
             relay.line.backend(data)
 
@@ -334,7 +302,7 @@ class ServerLeg(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relay.server_lost()
+        self._relay.server_lost(exc)
 
     def pause_writing(self) -> None:
         client = self._relay.client
@@ -345,3 +313,21 @@ class ServerLeg(asyncio.Protocol):
         client = self._relay.client
         if client is not None and not client.is_closing():
             client.resume_reading()
+
+
+class OfferLeg(ServerLeg):
+    """The server's socket during the login, where the client must not be offered channel binding."""
+
+    __slots__ = ("_offer",)
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__(relay)
+        self._offer = SaslOffer()
+
+    def data_received(self, data: bytes) -> None:
+        out = self._offer.filter(data)
+        if out:
+            super().data_received(out)
+        server = self._relay.server
+        if self._offer.done and server is not None:
+            server.set_protocol(ServerLeg(self._relay))

@@ -1,7 +1,7 @@
 """The relay process: listening sockets, connections, the profiler beside them, and an orderly end.
 
-Enters: settings. Leaves: traffic to the upstream, counters, and at the end a report. It never loads the analysis: see
-`supervisor` for the process that does.
+Enters: settings. Leaves: traffic to the upstream, counters, one log line for each connection that ended, and at the end
+a report. It never loads the analysis: see `supervisor` for the process that does.
 """
 
 from __future__ import annotations
@@ -18,20 +18,29 @@ import structlog
 import uvloop
 from msgspec import Struct
 
-from pgtattle.proxy import listeners
-from pgtattle.proxy.errors import UpstreamUnreachable
-from pgtattle.proxy.relay import ClientLeg, Relay, Traffic
+from pgtattle.proxy import listeners, tls, upstream
+from pgtattle.proxy.errors import UpstreamUnreachable, UsageError
+from pgtattle.proxy.log import Limiter
+from pgtattle.proxy.opening import Doorman, House
+from pgtattle.proxy.relay import ClientLeg, Relay
 from pgtattle.proxy.schema import Report
-from pgtattle.proxy.settings import Address, Settings
+from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.supervisor import Supervisor
 from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.wire.control import RelayCounters
-from pgtattle.proxy.wire.startup import error_response
 
 _Result = TypeVar("_Result")
 
-CONNECT_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 2.0
+TERMINATE: Final = b"X\0\0\0\4"
+UNEXPECTED: Final = frozenset(
+    ("bad_startup", "direct_tls", "login_timeout", "plain_refused", "refused", "tls_failed", "upstream")
+)
+"""Reasons of connections that came to nothing: a storm of them is told in few lines."""
+CURE: Final = (
+    "clients of libpq will refuse their login: they see another certificate than the server's, and SCRAM binds the "
+    "login to it; set channel_binding=disable in the client, or give --tls-cert and --tls-key the server's own files"
+)
 
 
 class Addresses(Struct, frozen=True, kw_only=True):
@@ -45,20 +54,40 @@ class Addresses(Struct, frozen=True, kw_only=True):
 
 
 class Proxy:
-    """One session, made in a running loop: `start`, then any of `finish`, `drain`, `stop`, in this order."""
+    """One session, made in a running loop: `start`, then any of `finish`, `drain`, `stop`, in this order.
+
+    Raises UsageError for a certificate that cannot be used.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._log = structlog.get_logger()
-        self._traffic = Traffic()
+        self._limiter = Limiter()
+        self._loop = asyncio.get_running_loop()
         self._relays: set[Relay] = set()
-        self._accepted = self._refused = self._failed = self._numbered = 0
-        self._servers: list[asyncio.Server] = []
+        self._total: dict[str, int] = {}
+        self._bytes_to_client = self._bytes_to_server = 0
+        self._numbered = self._sessions = 0
+        self._doors: list[listeners.Door] = []
         self._sockets: list[socket.socket] = []
         self._paths: list[str] = []
         self._ended = asyncio.Event()
-        self._tap = Tap(asyncio.get_running_loop())
+        self._warned = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tap = Tap(self._loop)
         self._supervisor: Supervisor | None = None
+        self._certificate = tls.ServerCertificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        self._house = House(
+            upstream=settings.upstream,
+            line=self._line,
+            admit=self._take_in,
+            failed=lambda: self._count("failed"),
+            certificate=self._certificate,
+            passthrough=settings.tls_passthrough,
+            plain=settings.allow_plain or all(one.is_local for one in settings.listen),
+            login_seconds=settings.login_seconds,
+            differs=self._warn_of_binding,
+        )
 
     @property
     def counters(self) -> RelayCounters:
@@ -66,9 +95,9 @@ class Proxy:
         tap = self._tap
         return RelayCounters(
             connections_open=len(self._relays),
-            connections_total={"accepted": self._accepted, "refused": self._refused, "failed": self._failed},
-            bytes_to_server=self._traffic.to_server,
-            bytes_to_client=self._traffic.to_client,
+            connections_total=dict(self._total),
+            bytes_to_server=self._bytes_to_server + sum(one.bytes_to_server for one in self._relays),
+            bytes_to_client=self._bytes_to_client + sum(one.bytes_to_client for one in self._relays),
             executions=tap.executions,
             shed=tap.shed,
             lost=tap.lost,
@@ -80,7 +109,7 @@ class Proxy:
     async def start(self) -> Addresses:
         """Listen, start the profiler and wait until both serve. Raises UsageError for an address that cannot be had."""
         settings = self.settings
-        loop = asyncio.get_running_loop()
+        listeners.raise_descriptor_limit(settings.max_connections)
         clients = [taken for address in settings.listen for taken in listeners.listen(address, "--listen")]
         self._sockets = list(clients)
         api = listeners.listen(settings.api, "--api", private=True)[0]
@@ -93,11 +122,11 @@ class Proxy:
         listen = listeners.name(clients[0])
         self._supervisor = Supervisor(settings, self._tap, lambda: self.counters, listen, api, metrics)
         await self._supervisor.start()
-        for listening in clients:
-            if listening.family == socket.AF_UNIX:
-                self._servers.append(await loop.create_unix_server(self._client, sock=listening))
-            else:
-                self._servers.append(await loop.create_server(self._client, sock=listening))
+        self._doors = [listeners.Door(self._loop, one, self._admit, self._crowded) for one in clients]
+        if settings.idle_seconds:
+            self._begin(self._end_idle())
+        if self._certificate is not None:
+            self._begin(self._compare_certificates())
         self._log.info("listening", listen=listen, upstream=", ".join(map(str, settings.upstream.addresses)))
         return Addresses(
             listen=listen,
@@ -109,15 +138,19 @@ class Proxy:
 
     async def probe(self) -> None:
         """Raise UpstreamUnreachable, with words for people, unless the upstream accepts a connection."""
-        transports: list[asyncio.BaseTransport] = []
+        (await upstream.connect(self.settings.upstream, asyncio.Protocol)).transport.close()
 
-        class Probe(asyncio.Protocol):
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                transports.append(transport)
-
-        await connect(self.settings.upstream.addresses, Probe)
-        for transport in transports:
-            transport.close()
+    def reload(self) -> None:
+        """Take the certificate's files again, for connections to come; a bad one is told and not taken."""
+        if self._certificate is None:
+            return
+        try:
+            self._certificate.reload()
+        except UsageError as error:
+            self._log.error("the certificate was not taken; the one before it stays", error=str(error))
+        else:
+            self._warned = False
+            self._log.info("certificate taken", fingerprint=self._certificate.fingerprint[:16])
 
     async def finish(self, timeout: float = 30.0) -> Report | None:
         """The report of everything so far; None when the analysis is incomplete after `timeout` seconds.
@@ -136,7 +169,7 @@ class Proxy:
         while self._relays and time.monotonic() < deadline:
             for relay in list(self._relays):
                 if relay.idle:
-                    relay.drain()
+                    relay.close("drain")
             self._ended.clear()
             try:
                 await asyncio.wait_for(self._ended.wait(), 0.02)
@@ -150,6 +183,11 @@ class Proxy:
         self._stop_listening()
         for relay in list(self._relays):
             relay.abort("stop")
+        # The legs report their end in the loop's next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
         if self._supervisor is not None:
             await self._supervisor.stop()
         for listening in self._sockets:
@@ -159,58 +197,116 @@ class Proxy:
                 os.unlink(path)
 
     def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for door in self._doors:
+            door.close()
+        self._doors.clear()
 
-    def _client(self) -> asyncio.Protocol:
-        limit = self.settings.max_connections
-        refusal = b""
-        if limit and len(self._relays) >= limit:
-            self._refused += 1
-            message = f"sorry, too many clients already (pgtattle --max-connections {limit})"
-            refusal = error_response("FATAL", "53300", message)
-        else:
-            self._accepted += 1
-        loop = asyncio.get_running_loop()
-        relay = Relay(loop, self._connect, self._traffic, self._tapped, self._gone, refusal)
-        self._relays.add(relay)
-        return ClientLeg(relay)
+    # -- connections -------------------------------------------------------------------------------------------------
 
-    def _tapped(self, client: str) -> Line | None:
+    def _admit(self, accepted: socket.socket) -> None:
+        self._begin(self._welcome(accepted))
+
+    async def _welcome(self, accepted: socket.socket) -> None:
         self._numbered += 1
-        return Line(self._tap, self._numbered, client)
+        relay = Relay(self._loop, self._numbered, Doorman(self._house), self._gone)
+        context = None
+        if self._certificate is not None and accepted.family != socket.AF_UNIX:
+            first = await listeners.first_byte(self._loop, accepted, self.settings.login_seconds)
+            context = self._certificate.context if first == tls.HANDSHAKE else None
+        self._relays.add(relay)
+        try:
+            transport, _ = await self._loop.connect_accepted_socket(lambda: ClientLeg(relay), accepted, ssl=context)
+        except OSError as error:
+            relay.error = f"TLS handshake: {getattr(error, 'reason', None) or error}"
+            self._gone(relay, "tls_failed" if context else "client")
+            return
+        upstream.keep_alive(transport)
+
+    def _take_in(self, relay: Relay) -> str:
+        limit = self.settings.max_connections
+        if limit and self._sessions >= limit:
+            self._count("refused", relay.tls)
+            return f"sorry, too many clients already (pgtattle --max-connections {limit})"
+        relay.admitted = True
+        self._sessions += 1
+        self._count("accepted", relay.tls)
+        return ""
+
+    def _line(self, relay: Relay) -> Line | None:
+        return Line(self._tap, relay.number, relay.peer) if self.settings.mode == "profile" else None
+
+    def _count(self, result: str, encryption: str = "off") -> None:
+        key = f"{result}/{encryption}"
+        self._total[key] = self._total.get(key, 0) + 1
 
     def _gone(self, relay: Relay, reason: str) -> None:
         self._relays.discard(relay)
+        self._sessions -= relay.admitted
+        self._bytes_to_client += relay.bytes_to_client
+        self._bytes_to_server += relay.bytes_to_server
         self._ended.set()
-
-    async def _connect(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        try:
-            await connect(self.settings.upstream.addresses, factory)
-        except UpstreamUnreachable as error:
-            self._failed += 1
-            self._log.warning("upstream unreachable", error=str(error))
-            raise
-
-
-async def connect(addresses: tuple[Address, ...], factory: Callable[[], asyncio.Protocol]) -> None:
-    """Connect to the first address that answers, names resolved anew. Raises UpstreamUnreachable, naming all."""
-    loop = asyncio.get_running_loop()
-    failures: list[str] = []
-    for address in addresses:
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                if address.path:
-                    await loop.create_unix_connection(factory, address.path)
-                else:
-                    await loop.create_connection(factory, address.host, address.port)
+        level = "warning" if reason in UNEXPECTED else "info"
+        if reason in UNEXPECTED and not self._limiter.lets(reason, time.monotonic()):
             return
-        except TimeoutError:
-            failures.append(f"{address}: no answer within {CONNECT_SECONDS:.0f} s")
-        except OSError as error:
-            failures.append(f"{address}: {os.strerror(error.errno) if error.errno and error.errno > 0 else error}")
-    raise UpstreamUnreachable(f"cannot reach PostgreSQL at {'; '.join(failures)}")
+        session = relay.session
+        known = {"cancels": session["cancels"]} if "cancels" in session else {
+            "user": session.get("user", ""),
+            "database": session.get("database") or session.get("user", ""),
+        }  # fmt: skip
+        getattr(self._log, level)(
+            "connection closed",
+            connection=relay.number,
+            **known,
+            client=relay.peer,
+            reason=reason,
+            error=relay.error,
+            tls=relay.tls,
+            seconds=round((time.monotonic_ns() - relay.opened_ns) / 1e9, 3),
+            bytes_to_server=relay.bytes_to_server,
+            bytes_to_client=relay.bytes_to_client,
+        )
+
+    def _crowded(self, error: OSError) -> None:
+        if self._limiter.lets("accept", time.monotonic()):
+            self._log.error("cannot accept: raise ulimit -n, or set --max-connections", error=error.strerror)
+
+    async def _end_idle(self) -> None:
+        """End sessions that did nothing for the idle time, between transactions only."""
+        seconds = self.settings.idle_seconds
+        moved: dict[Relay, tuple[int, float]] = {}
+        while True:
+            await asyncio.sleep(max(0.05, seconds / 8))
+            now = time.monotonic()
+            seen: dict[Relay, tuple[int, float]] = {}
+            for relay in list(self._relays):
+                total = relay.bytes_to_client + relay.bytes_to_server
+                before = moved.get(relay, (-1, now))
+                seen[relay] = before if before[0] == total else (total, now)
+                if now - seen[relay][1] >= seconds and relay.server is not None and relay.idle:
+                    relay.server.write(TERMINATE)
+                    message = f"terminating connection due to idle timeout (pgtattle --idle-timeout {seconds:g})"
+                    relay.refuse("57P05", message, "", "idle_timeout")
+            moved = seen
+
+    # -- certificates ------------------------------------------------------------------------------------------------
+
+    async def _compare_certificates(self) -> None:
+        """Warn at the start where logins will fail for the certificate's sake."""
+        with contextlib.suppress(UpstreamUnreachable):
+            leg = await upstream.connect(self.settings.upstream, asyncio.Protocol)
+            leg.transport.abort()
+            if self._certificate is not None and leg.certificate not in ("", self._certificate.fingerprint):
+                self._warn_of_binding()
+
+    def _warn_of_binding(self) -> None:
+        if not self._warned:
+            self._warned = True
+            self._log.warning(CURE)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:

@@ -24,6 +24,7 @@ from pgtattle.proxy.exchange import Done, Exchanges, Prepared, Running
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 from pgtattle.proxy.wire.frames import MAX_PENDING
+from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_STATEMENTS: Final = 10_000
 
@@ -83,7 +84,7 @@ class Session:
 
     def startup(self, packet: bytes, at_ns: int) -> None:
         """The StartupMessage."""
-        given = messages.startup_parameters(packet)
+        given = startup_parameters(packet)
         user = given.get("user", "")
         self._encoding = messages.ENCODINGS.get(given.get("client_encoding", "").upper(), "utf-8")
         self.connection = replace(

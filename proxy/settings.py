@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
+OWN_ROOT: Final = "~/.postgresql/root.crt"
+"""Where libpq looks for the authorities to believe."""
+
 Values = Literal["hidden", "redacted", "full"]
+Mode = Literal["profile", "opaque"]
+SslMode = Literal["", "disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
 class Address(Struct, frozen=True):
@@ -28,6 +33,20 @@ class Address(Struct, frozen=True):
         return bool(self.path) or self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
+class UpstreamTls(Struct, frozen=True, kw_only=True):
+    """How the server is spoken to, in libpq's words. An empty `mode` is `disable` on this machine, else `verify-full`.
+
+    Files are paths; an empty `root_cert` is libpq's own place, else the system's certificates.
+    """
+
+    mode: SslMode = ""
+    root_cert: str = ""
+    cert: str = ""
+    key: str = ""
+    key_password: str = ""
+    direct: bool = False
+
+
 class Upstream(Struct, frozen=True, kw_only=True):
     """Where PostgreSQL is: `addresses` are tried in order at each connect. `dsn` is for libpq, without a password.
 
@@ -36,6 +55,8 @@ class Upstream(Struct, frozen=True, kw_only=True):
 
     addresses: tuple[Address, ...]
     dsn: str
+    tls: UpstreamTls = UpstreamTls()
+    connect_seconds: float = 10.0
     user: str = ""
     password: str = ""
     database: str = ""
@@ -61,6 +82,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     values: Values = "redacted"
     drain_seconds: float = 30.0
     max_connections: int = 0
+    mode: Mode = "profile"
+    login_seconds: float = 60.0
+    idle_seconds: float = 0.0
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_passthrough: bool = False
     analyze_dsn: str = ""
     allow_plain: bool = False
     api_token: str = ""

@@ -22,7 +22,10 @@ SEQUENCE: Final = struct.Struct("!Q")
 
 
 class RelayCounters(Struct, frozen=True, kw_only=True):
-    """What the relay counts; it outlives profilers. `executions` were acknowledged by one."""
+    """What the relay counts; it outlives profilers. `executions` were acknowledged by one.
+
+    `connections_total` is by result (`accepted`, `refused`, `failed`) and encryption, as in `accepted/off`.
+    """
 
     connections_open: int = 0
     connections_total: dict[str, int] = {}

@@ -36,16 +36,6 @@ ENCODINGS = {
 """Python's codec of a client_encoding."""
 
 
-def startup_parameters(packet: bytes) -> dict[str, str]:
-    """The parameters of a StartupMessage (length word included)."""
-    words = packet[8:].split(b"\0")
-    return {
-        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for name, value in zip(words[::2], words[1::2], strict=False)
-        if name
-    }
-
-
 def string(body: bytes, position: int) -> tuple[bytes, int]:
     """A zero-terminated string and the position behind it."""
     end = body.index(b"\0", position)

@@ -25,15 +25,18 @@ class Opening(Enum):
 
     SESSION = "session"
     CANCEL = "cancel"
-    SSL = "ssl"
-    GSSENC = "gssenc"
+    SSL = "tls"
+    GSSENC = "gss"
+    DIRECT_TLS = "direct_tls"
 
 
 def first_packet(data: bytes | bytearray) -> tuple[Opening, int] | None:
-    """The first packet in `data` and its size in bytes; None while it is not complete.
+    """The first packet in `data` and its size in bytes (0 for TLS without a request); None while it is not complete.
 
     Raises ProtocolViolation for a length that PostgreSQL refuses too.
     """
+    if data[:1] == b"\x16":
+        return Opening.DIRECT_TLS, 0
     if len(data) >= 4:
         size = int.from_bytes(data[:4], "big")
         if not 8 <= size <= MAX_STARTUP_PACKET:
@@ -52,6 +55,16 @@ def first_packet(data: bytes | bytearray) -> tuple[Opening, int] | None:
             return Opening.GSSENC, size
         case _:
             return Opening.SESSION, size
+
+
+def startup_parameters(packet: bytes) -> dict[str, str]:
+    """The parameters of a StartupMessage (length word included)."""
+    words = packet[8:].split(b"\0")
+    return {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for name, value in zip(words[::2], words[1::2], strict=False)
+        if name
+    }
 
 
 def is_replication(packet: bytes) -> bool:

@@ -79,7 +79,7 @@ def test_a_bad_file_is_exit_2_and_names_what_is_right(tmp_path: Path, content: s
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serve", "--lisen", "x"], "Did you mean '--listen'"),
+        (["serve", "--lisen", "x"], "'--listen'"),
         (["serv"], "Did you mean 'serve'"),
         (["serve"], "where is PostgreSQL?"),
         (["serve", "--upstream", "postgresql://u:geheim@h/d"], "PGPASSWORD"),

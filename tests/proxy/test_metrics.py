@@ -70,7 +70,7 @@ def busy() -> Metrics:
     metrics.observe(execution(2, "SELECT a", ms=20_000, rows=5, sqlstate="57014"), ("t", "u"))
     metrics.observe(execution(3, "COMMIT", transaction=1, command_tag="COMMIT"))
     metrics.finding(view())
-    metrics.relay(RelayCounters(connections_open=2, connections_total={"accepted": 5}, opaque={"gss": 1}, shed=4))
+    metrics.relay(RelayCounters(connections_open=2, connections_total={"accepted/off": 5}, opaque={"gss": 1}, shed=4))
     metrics.parse_fallbacks({"depth": 2})
     return metrics
 

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 import uvloop
 
-from pgtattle.proxy.relay import ClientLeg, Relay, Traffic
-from pgtattle.proxy.server import connect
-from pgtattle.proxy.settings import Address
+from pgtattle.proxy.opening import Doorman, House
+from pgtattle.proxy.relay import ClientLeg, Relay
+from pgtattle.proxy.settings import Address, Upstream
 from pgtattle.proxy.tap import Line, Tap
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
@@ -26,11 +26,11 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Bench:
     """A relay in front of a scripted server."""
 
-    def __init__(self, port: int, ended: list[str], tap: Tap, traffic: Traffic) -> None:
+    def __init__(self, port: int, ended: list[str], tap: Tap) -> None:
         self.port = port
         self.ended = ended
         self.tap = tap
-        self.traffic = traffic
+        self.to_client = 0
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -52,22 +52,26 @@ async def relayed(script: Script | None) -> AsyncIterator[Bench]:
         upstream.close()
         await upstream.wait_closed()
     ended: list[str] = []
-    tap, traffic = Tap(loop), Traffic()
+    tap = Tap(loop)
+    house = House(
+        upstream=Upstream(addresses=(address,), dsn=""),
+        line=lambda relay: Line(tap, 1, relay.peer),
+        admit=lambda relay: "",
+        failed=lambda: None,
+    )
+
+    def gone(relay: Relay, reason: str) -> None:
+        bench.to_client += relay.bytes_to_client
+        ended.append(reason)
 
     def factory() -> asyncio.Protocol:
-        return ClientLeg(
-            Relay(
-                loop,
-                lambda make: connect((address,), make),
-                traffic,
-                lambda client: Line(tap, 1, client),
-                lambda relay, reason: ended.append(reason),
-            )
-        )
+        return ClientLeg(Relay(loop, 1, Doorman(house), gone))
 
+    bench = Bench(0, ended, tap)
     server = await loop.create_server(factory, "127.0.0.1", 0)
     try:
-        yield Bench(server.sockets[0].getsockname()[1], ended, tap, traffic)
+        bench.port = server.sockets[0].getsockname()[1]
+        yield bench
     finally:
         server.close()
         upstream.close()
@@ -257,8 +261,8 @@ def test_a_client_that_does_not_read_holds_the_server_not_the_memory() -> None:
             got = 0
             while got < 200 << 20:
                 got += len(await reader.read(1 << 20))
-            assert bench.traffic.to_client >= got
             writer.transport.abort()
             await bench.settled()
+            assert bench.to_client >= got
 
     run(test())

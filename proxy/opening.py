@@ -1,0 +1,238 @@
+"""What comes before a session: who may come in, encrypted or not, and to which server.
+
+Enters: a client's first packets. Leaves: a relay with a server, or a refusal that says what to do. The packets are
+forwarded as they came; of TLS only the layer that was asked for here is answered here.
+Source: PostgreSQL, "Message Flow: Start-up, SSL Session Encryption, GSSAPI Session Encryption, Canceling Requests".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from pgtattle.proxy import tls, upstream
+from pgtattle.proxy.errors import ProtocolViolation, UpstreamUnreachable
+from pgtattle.proxy.settings import Upstream
+from pgtattle.proxy.tap import Line
+from pgtattle.proxy.wire.startup import Opening, first_packet, startup_parameters
+
+if TYPE_CHECKING:
+    from pgtattle.proxy.relay import Relay
+
+ENCRYPTION: Final = (Opening.SSL, Opening.GSSENC, Opening.DIRECT_TLS)
+HINT: Final = "pgtattle could not reach PostgreSQL; start it or correct --upstream."
+
+
+class House(Struct):
+    """What all connections of a proxy share at the door."""
+
+    upstream: Upstream
+    line: Callable[[Relay], Line | None]
+    """The tap for a relay's session; None in opaque mode."""
+    admit: Callable[[Relay], str]
+    """Takes a session in, or says why no further one can be had."""
+    failed: Callable[[], None]
+    """Told when no server could be had."""
+    certificate: tls.ServerCertificate | None = None
+    passthrough: bool = False
+    plain: bool = True
+    """Sessions without TLS are taken."""
+    login_seconds: float = 60.0
+    differs: Callable[[], None] = lambda: None
+    """Told when TLS clients see another certificate than the server's."""
+
+
+class Doorman:
+    """One connection's opening. It lives until the session has a server."""
+
+    __slots__ = ("_asked", "_buffer", "_house", "_task")
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._buffer = bytearray()
+        self._asked: set[Opening] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def connecting(self, relay: Relay) -> bool:
+        """True once something is under way for the client."""
+        return self._task is not None and (relay.server is not None or not self._task.done())
+
+    def arrived(self, relay: Relay) -> None:
+        """A client is at the door; it has so long to say what it wants."""
+        relay.set_timer(self._house.login_seconds, "login_timeout")
+
+    def secured(self, relay: Relay, encryption: ssl.SSLObject, *, direct: bool) -> None:
+        """The client's TLS is up. Without a request before it, it must have said that it speaks PostgreSQL."""
+        self._task = None
+        self._asked |= set(ENCRYPTION)
+        if direct and encryption.selected_alpn_protocol() != tls.ALPN:
+            relay.error = "TLS without a request needs the ALPN protocol postgresql"
+            relay.abort("tls_failed")
+
+    def take(self, relay: Relay, data: bytes) -> None:
+        """Bytes of the client: up to a whole StartupMessage or CancelRequest."""
+        self._buffer += data
+        if self._task is not None:
+            return
+        while True:
+            try:
+                packet = first_packet(self._buffer)
+            except ProtocolViolation as violation:
+                relay.error = str(violation)
+                relay.abort("bad_startup")
+                return
+            if packet is None:
+                return
+            opening, size = packet
+            if opening in self._asked:
+                relay.error = "encryption was asked for twice"
+                relay.abort("bad_startup")
+                return
+            if opening not in ENCRYPTION:
+                self._begin(relay, opening, size)
+                return
+            self._asked |= {opening, Opening.DIRECT_TLS}
+            if self._encryption(relay, opening, size):
+                return
+
+    # -- encryption --------------------------------------------------------------------------------------------------
+
+    def _encryption(self, relay: Relay, opening: Opening, size: int) -> bool:
+        """Answer a wish for encryption; True when the rest must wait for what follows from it."""
+        house, client = self._house, relay.client
+        assert client is not None
+        local = relay.peer == "unix"
+        if house.passthrough and not local:
+            relay.tls = "passthrough"
+            relay.error = house.admit(relay)
+            if relay.error:
+                relay.close("refused")
+                return True
+            relay.line = house.line(relay)
+            if relay.line is not None:
+                relay.line.give_up(opening.value)
+            self._task = asyncio.get_running_loop().create_task(self._open(relay, raw=True, seen=0))
+            return True
+        if opening is Opening.DIRECT_TLS:
+            relay.error = (
+                "the client began with TLS; give --tls-cert and --tls-key, or set sslnegotiation=postgres there"
+            )
+            relay.abort("direct_tls")
+            return True
+        del self._buffer[:size]
+        if opening is Opening.GSSENC or house.certificate is None or local:
+            if opening is Opening.SSL:
+                relay.error = "the client's wish for TLS was declined: give --tls-cert and --tls-key to take it"
+            client.write(b"N")
+            return False
+        if self._buffer:
+            # Bytes ahead of the handshake were never protected: whoever put them there is not who comes out of it.
+            relay.error = "bytes ahead of the TLS handshake"
+            relay.abort("bad_startup")
+            return True
+        client.pause_reading()
+        client.write(b"S")
+        self._task = asyncio.get_running_loop().create_task(self._handshake(relay, house.certificate.context))
+        return True
+
+    async def _handshake(self, relay: Relay, context: ssl.SSLContext) -> None:
+        client = relay.client
+        if client is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(
+                client,
+                client.get_protocol(),
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self._house.login_seconds,
+            )
+        except (OSError, EOFError) as error:
+            relay.error = f"TLS handshake: {getattr(error, 'reason', None) or error or 'the client left'}"
+            relay.abort("tls_failed")
+            if relay.left:
+                relay.gone_before_the_server()
+            return
+        if secured is None:
+            relay.error = "TLS handshake: the client left"
+            relay.gone_before_the_server()
+            return
+        relay.secured(secured, direct=False)
+
+    # -- a session or a cancel ---------------------------------------------------------------------------------------
+
+    def _begin(self, relay: Relay, opening: Opening, size: int) -> None:
+        house = self._house
+        packet = bytes(self._buffer[:size])
+        relay.error = ""
+        if opening is Opening.CANCEL:
+            relay.session = {"cancels": str(int.from_bytes(packet[8:12], "big"))}
+            self._task = asyncio.get_running_loop().create_task(self._cancel(relay, packet))
+            return
+        relay.session = startup_parameters(packet)
+        if relay.tls == "off" and not house.plain and relay.peer != "unix":
+            hint = "Set sslmode=require in the client."
+            relay.refuse("28000", "pgtattle takes no connection without TLS here", hint, "plain_refused")
+            return
+        full = house.admit(relay)
+        if full:
+            relay.refuse("53300", full, "", "refused")
+            return
+        relay.line = house.line(relay)
+        if relay.line is not None:
+            relay.line.startup(packet)
+        self._task = asyncio.get_running_loop().create_task(self._open(relay, raw=False, seen=size))
+
+    async def _cancel(self, relay: Relay, packet: bytes) -> None:
+        relay.set_timer(None, "")
+        try:
+            await upstream.cancel(self._house.upstream, packet)
+        except (UpstreamUnreachable, OSError) as error:
+            relay.error = str(error)
+        if relay.left:
+            relay.gone_before_the_server()
+        else:
+            relay.close("cancel")
+
+    async def _open(self, relay: Relay, *, raw: bool, seen: int) -> None:
+        house = self._house
+        if relay.client is None:
+            relay.gone_before_the_server()
+            return
+        relay.client.pause_reading()
+        try:
+            leg = await upstream.connect(house.upstream, relay.server_leg, raw=raw)
+        except UpstreamUnreachable as error:
+            house.failed()
+            relay.error = str(error)
+            if relay.left:
+                relay.gone_before_the_server()
+            elif raw:
+                # libpq takes an error in answer to a request for encryption for an attack.
+                relay.close("upstream")
+            else:
+                relay.refuse("57P03", str(error), HINT, "upstream")
+            return
+        if (
+            relay.tls == "on"
+            and house.certificate is not None
+            and leg.certificate
+            not in (
+                "",
+                house.certificate.fingerprint,
+            )
+        ):
+            house.differs()
+        if leg.certificate and relay.tls == "off":
+            leg.transport.set_protocol(relay.server_leg(hide_binding=True))
+        upstream.keep_alive(leg.transport)
+        relay.set_timer(None, "")
+        relay.connected(leg.transport, bytes(self._buffer), seen)
+        self._buffer.clear()
+        if relay.server is None and relay.left:
+            relay.gone_before_the_server()
