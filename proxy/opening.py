@@ -39,8 +39,8 @@ class House(Struct):
     """Told when no server could be had."""
     certificate: tls.ServerCertificate | None = None
     passthrough: bool = False
-    plain: bool = True
-    """Sessions without TLS are taken."""
+    only_tls: str = ""
+    """What to set in a client that comes without TLS, where such are not taken."""
     login_seconds: float = 60.0
     differs: Callable[[], None] = lambda: None
     """Told when TLS clients see another certificate than the server's."""
@@ -175,9 +175,8 @@ class Doorman:
             self._task = asyncio.get_running_loop().create_task(self._cancel(relay, packet))
             return
         relay.session = startup_parameters(packet)
-        if relay.tls == "off" and not house.plain and relay.peer != "unix":
-            hint = "Set sslmode=require in the client."
-            relay.refuse("28000", "pgtattle takes no connection without TLS here", hint, "plain_refused")
+        if relay.tls == "off" and house.only_tls and relay.peer != "unix":
+            relay.refuse("28000", "pgtattle takes no connection without TLS here", house.only_tls, "plain_refused")
             return
         full = house.admit(relay)
         if full:

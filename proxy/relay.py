@@ -126,34 +126,36 @@ class Relay:
 
     # -- the ends ----------------------------------------------------------------------------------------------------
 
-    def client_eof(self) -> None:
-        """The client sends nothing more; it may still read."""
+    def client_eof(self) -> bool:
+        """The client sends nothing more; True when it may still read, which no client of TLS does."""
         self._client_eof = True
         self._reason = self._reason or "client"
         if self._server_eof or not self._doorman.connecting(self):
             self._close("client")
         elif self.server is not None:
             self._half_close(self.server)
+        return self.client is not None and self.client.can_write_eof()
 
-    def server_eof(self) -> None:
+    def server_eof(self) -> bool:
         """The server ended: flush, tell the client, and let it go before its socket is closed under unread bytes."""
         self._server_eof = True
         self._reason = self._reason or "server"
         if self.client is None or self._client_eof or not self.client.can_write_eof():
             self._close("server")
-            return
+            return False
         if self.server is not None:
             self.server.close()
         self.client.write_eof()
         self.client.resume_reading()
         self.set_timer(LINGER_SECONDS, "server")
+        return False
 
     def client_lost(self, error: Exception | None) -> None:
         """The client's socket is gone."""
         self.client = None
+        self._reason = self._reason or "client"
         if error is not None:
             self.error = self.error or str(error)
-            self._reason = self._reason or "client"
         if self.server is None:
             if not self._doorman.connecting(self):
                 self._end("client")
@@ -165,6 +167,7 @@ class Relay:
     def server_lost(self, error: Exception | None) -> None:
         """The server's socket is gone."""
         self.server = None
+        self._reason = self._reason or "server"
         if error is not None:
             self.error = self.error or str(error)
         if self.client is None:
@@ -266,8 +269,7 @@ class ClientLeg(asyncio.Protocol):
             relay.line.frontend(data)
 
     def eof_received(self) -> bool:
-        self._relay.client_eof()
-        return True
+        return self._relay.client_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.client_lost(exc)
@@ -298,8 +300,7 @@ class ServerLeg(asyncio.Protocol):
             relay.line.backend(data)
 
     def eof_received(self) -> bool:
-        self._relay.server_eof()
-        return True
+        return self._relay.server_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.server_lost(exc)

@@ -38,8 +38,9 @@ UNEXPECTED: Final = frozenset(
 )
 """Reasons of connections that came to nothing: a storm of them is told in few lines."""
 CURE: Final = (
-    "clients of libpq will refuse their login: they see another certificate than the server's, and SCRAM binds the "
-    "login to it; set channel_binding=disable in the client, or give --tls-cert and --tls-key the server's own files"
+    "clients of libpq refuse their login: they see another certificate than the server's, and SCRAM binds the "
+    "login to it. Set sslmode=require and channel_binding=disable in the client, or give --tls-cert and --tls-key the "
+    "server's own files."
 )
 
 
@@ -72,11 +73,12 @@ class Proxy:
         self._sockets: list[socket.socket] = []
         self._paths: list[str] = []
         self._ended = asyncio.Event()
-        self._warned = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._tap = Tap(self._loop)
         self._supervisor: Supervisor | None = None
         self._certificate = tls.ServerCertificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        open_to_plain = settings.allow_plain or all(one.is_local for one in settings.listen)
+        self._only_tls = "" if open_to_plain else "Set sslmode=require in the client."
         self._house = House(
             upstream=settings.upstream,
             line=self._line,
@@ -84,7 +86,7 @@ class Proxy:
             failed=lambda: self._count("failed"),
             certificate=self._certificate,
             passthrough=settings.tls_passthrough,
-            plain=settings.allow_plain or all(one.is_local for one in settings.listen),
+            only_tls=self._only_tls,
             login_seconds=settings.login_seconds,
             differs=self._warn_of_binding,
         )
@@ -149,7 +151,8 @@ class Proxy:
         except UsageError as error:
             self._log.error("the certificate was not taken; the one before it stays", error=str(error))
         else:
-            self._warned = False
+            self._house.only_tls = self._only_tls
+            self._begin(self._compare_certificates())
             self._log.info("certificate taken", fingerprint=self._certificate.fingerprint[:16])
 
     async def finish(self, timeout: float = 30.0) -> Report | None:
@@ -299,8 +302,9 @@ class Proxy:
                 self._warn_of_binding()
 
     def _warn_of_binding(self) -> None:
-        if not self._warned:
-            self._warned = True
+        """From here on plain is refused: libpq's `prefer` would turn to it without a word when its TLS login fails."""
+        if self._house.only_tls != CURE:
+            self._house.only_tls = CURE
             self._log.warning(CURE)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
