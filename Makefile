@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-PROJECT := pyproject.toml setup.py proxy/wire/_frames.c
+PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

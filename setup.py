@@ -1,6 +1,6 @@
 """Maps the folders proxy/, analyzers/ and tui/ to pgtattle.* and finds every package below them.
 
-The frame scanner is compiled where there is a compiler; without one its Python twin does the work.
+The relay's two hot places are compiled where there is a compiler; without one their Python twins do the work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ for folder in FOLDERS:
 setup(
     packages=packages,
     package_dir={f"pgtattle.{folder}": folder for folder in FOLDERS},
-    ext_modules=[Extension("pgtattle.proxy.wire._frames", ["proxy/wire/_frames.c"], optional=True)],
+    ext_modules=[
+        Extension("pgtattle.proxy.wire._frames", ["proxy/wire/_frames.c"], optional=True),
+        Extension("pgtattle.proxy._pipe", ["proxy/_pipe.c"], optional=True),
+    ],
     package_data={"": ["py.typed", "*.json", "*.sql", "*.tcss", "*.toml", "*.md"]},
 )

@@ -227,11 +227,10 @@ class Doorman:
             )
         ):
             house.differs()
-        if leg.certificate and relay.tls == "off":
-            leg.transport.set_protocol(relay.server_leg(hide_binding=True))
         upstream.keep_alive(leg.transport)
         relay.set_timer(None, "")
-        relay.connected(leg.transport, bytes(self._buffer), seen)
+        hide_binding = bool(leg.certificate) and relay.tls == "off"
+        relay.connected(leg.transport, bytes(self._buffer), seen, hide_binding=hide_binding)
         self._buffer.clear()
         if relay.server is None and relay.left:
             relay.gone_before_the_server()

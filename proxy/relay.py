@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from pgtattle.proxy.opening import Doorman
+from pgtattle.proxy.pipe import Pipe
 from pgtattle.proxy.tap import Line
 from pgtattle.proxy.tls import SaslOffer
 from pgtattle.proxy.wire.startup import error_response
@@ -30,9 +31,9 @@ class Relay:
     """
 
     __slots__ = (
-        "_client_eof", "_doorman", "_ended", "_loop", "_reason", "_server_eof", "_stalled_at", "_timer",
-        "admitted", "bytes_to_client", "bytes_to_server", "client", "error", "line", "number", "opened_ns",
-        "peer", "server", "session", "tls",
+        "_client_eof", "_client_leg", "_doorman", "_ended", "_loop", "_offer", "_opening_bytes", "_reason",
+        "_server_eof", "_stalled_at", "_timer", "_to_client", "_to_server", "admitted", "client", "error", "line",
+        "number", "opened_ns", "peer", "server", "session", "tls",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +52,11 @@ class Relay:
         self.tls = "off"
         self.peer = ""
         self.error = ""
-        self.bytes_to_client = self.bytes_to_server = 0
+        self._client_leg: ClientLeg | None = None
+        self._to_client: Pipe | None = None
+        self._to_server: Pipe | None = None
+        self._opening_bytes = 0
+        self._offer = SaslOffer()
         self.opened_ns = time.monotonic_ns()
         self._loop = loop
         self._doorman = doorman
@@ -67,6 +72,16 @@ class Relay:
         return self.client is None
 
     @property
+    def bytes_to_client(self) -> int:
+        """Bytes sent on to the client."""
+        return self._to_client.bytes if self._to_client is not None else 0
+
+    @property
+    def bytes_to_server(self) -> int:
+        """Bytes sent on to the server."""
+        return self._opening_bytes + (self._to_server.bytes if self._to_server is not None else 0)
+
+    @property
     def idle(self) -> bool:
         """True when closing now interrupts neither an exchange nor a transaction, as far as the tap can tell."""
         if self.server is None:
@@ -75,9 +90,10 @@ class Relay:
 
     # -- before the session ------------------------------------------------------------------------------------------
 
-    def arrived(self, transport: asyncio.Transport) -> None:
+    def arrived(self, transport: asyncio.Transport, leg: ClientLeg) -> None:
         """A client connected; it may speak TLS from its first byte on."""
         self.client = transport
+        self._client_leg = leg
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
@@ -97,26 +113,52 @@ class Relay:
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
         self._doorman.secured(self, transport.get_extra_info("ssl_object"), direct=direct)
 
-    def server_leg(self, *, hide_binding: bool = False) -> ServerLeg:
-        """The protocol of this relay's server; with `hide_binding` the login must not offer channel binding."""
-        return OfferLeg(self) if hide_binding else ServerLeg(self)
+    def server_leg(self) -> ServerLeg:
+        """The protocol of this relay's server, for as long as nothing is expected of it."""
+        return ServerLeg(self, self._nothing_expected)
 
-    def connected(self, transport: asyncio.Transport, opening: bytes, seen: int) -> None:
-        """The server took the connection: pass on what the client has sent so far, `seen` bytes of it being known."""
-        if self.client is None or self._server_eof:
+    def connected(self, transport: asyncio.Transport, opening: bytes, seen: int, *, hide_binding: bool) -> None:
+        """The server took the connection: pass on what the client has sent so far, `seen` bytes of it being known.
+
+        From here on bytes go through pipes. With `hide_binding` the login must not offer channel binding.
+        """
+        client, leg, line = self.client, self._client_leg, self.line
+        if client is None or leg is None or self._server_eof:
             transport.abort()
             self._close("server" if self._server_eof else "client")
             return
         self.server = transport
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
         transport.write(opening)
-        self.bytes_to_server += len(opening)
-        if self.line is not None and len(opening) > seen:
-            self.line.frontend(opening[seen:])
+        self._opening_bytes = len(opening)
+        if line is not None and len(opening) > seen:
+            line.frontend(opening[seen:])
+        self._to_server = Pipe(transport.write, line.frontend if line is not None else None)
+        self._to_client = Pipe(client.write, line.backend if line is not None else None)
+        leg.data_received = self._to_server
+        client.set_protocol(leg)
+        transport.set_protocol(ServerLeg(self, self._without_binding if hide_binding else self._to_client))
         if self._client_eof:
             self._half_close(transport)
         else:
-            self.client.resume_reading()
+            client.resume_reading()
+
+    def _without_binding(self, data: bytes) -> None:
+        """What the server sends up to its first answer to the login."""
+        offer = self._offer
+        server, to_client = self.server, self._to_client
+        if server is None or to_client is None:
+            return
+        out = offer.filter(data)
+        if out:
+            to_client(out)
+        if offer.done:
+            server.set_protocol(ServerLeg(self, to_client))
+
+    def _nothing_expected(self, data: bytes) -> None:
+        """A server does not speak first."""
+        self.error = "the server spoke before it was asked"
+        self.abort("server")
 
     def refuse(self, sqlstate: str, message: str, hint: str, reason: str) -> None:
         """End with a FATAL error that every client shows."""
@@ -247,26 +289,16 @@ class Relay:
 
 
 class ClientLeg(asyncio.Protocol):
-    """The client's socket."""
+    """The client's socket. `data_received` is the relay's opening first, then a pipe to the server."""
 
-    __slots__ = ("_relay",)
+    __slots__ = ("_relay", "data_received")
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
+        self.data_received: Callable[[bytes], None] = relay.opening  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._relay.arrived(cast(asyncio.Transport, transport))
-
-    def data_received(self, data: bytes) -> None:
-        relay = self._relay
-        server = relay.server
-        if server is None:
-            relay.opening(data)
-            return
-        server.write(data)
-        relay.bytes_to_server += len(data)
-        if relay.line is not None:
-            relay.line.frontend(data)
+        self._relay.arrived(cast(asyncio.Transport, transport), self)
 
     def eof_received(self) -> bool:
         return self._relay.client_eof()
@@ -282,22 +314,13 @@ class ClientLeg(asyncio.Protocol):
 
 
 class ServerLeg(asyncio.Protocol):
-    """The server's socket."""
+    """The server's socket. `data_received` is a pipe to the client, but for the login where that must be changed."""
 
-    __slots__ = ("_relay",)
+    __slots__ = ("_relay", "data_received")
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, data_received: Callable[[bytes], None]) -> None:
         self._relay = relay
-
-    def data_received(self, data: bytes) -> None:
-        relay = self._relay
-        client = relay.client
-        if client is None:
-            return
-        client.write(data)
-        relay.bytes_to_client += len(data)
-        if relay.line is not None:
-            relay.line.backend(data)
+        self.data_received: Callable[[bytes], None] = data_received  # type: ignore[assignment]
 
     def eof_received(self) -> bool:
         return self._relay.server_eof()
@@ -314,21 +337,3 @@ class ServerLeg(asyncio.Protocol):
         client = self._relay.client
         if client is not None and not client.is_closing():
             client.resume_reading()
-
-
-class OfferLeg(ServerLeg):
-    """The server's socket during the login, where the client must not be offered channel binding."""
-
-    __slots__ = ("_offer",)
-
-    def __init__(self, relay: Relay) -> None:
-        super().__init__(relay)
-        self._offer = SaslOffer()
-
-    def data_received(self, data: bytes) -> None:
-        out = self._offer.filter(data)
-        if out:
-            super().data_received(out)
-        server = self._relay.server
-        if self._offer.done and server is not None:
-            server.set_protocol(ServerLeg(self._relay))

@@ -42,6 +42,8 @@ from pgtattle.proxy.wire.control import (
 
 READY_SECONDS: Final = 20.0
 COUNTERS_SECONDS: Final = 0.5
+SETTLE_SECONDS: Final = 0.005
+SETTLE_LIMIT_SECONDS: Final = 5.0
 BACKOFF_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 30.0
 
@@ -102,6 +104,10 @@ class Supervisor:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(self._ready)
                 self._tap.finish()
+                # Other connections may go on; what is sent until then is enough.
+                deadline = self._loop.time() + SETTLE_LIMIT_SECONDS
+                while not self._tap.settle() and self._loop.time() < deadline:
+                    await asyncio.sleep(SETTLE_SECONDS)
                 link = self._link
                 if link is None:
                     return None
@@ -205,6 +211,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(COUNTERS_SECONDS)
             if self._link is not None and self._ready.done() and not self._tap.full:
+                self._tap.settle()
                 self._link.send(Counters(self._counters()))
 
 

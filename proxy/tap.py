@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
 
 from pgtattle.proxy.wire import batch
 from pgtattle.proxy.wire.control import batch_message
-from pgtattle.proxy.wire.frames import CLOSED, EXCHANGE, KEY, MISSED, PREPARED
-from pgtattle.proxy.wire.scan import REASONS, State, scan_and_pack
+from pgtattle.proxy.wire.frames import CLOSED, EXCHANGE, FLUSH_BYTES, KEY, MISSED, PREPARED, REASONS
+from pgtattle.proxy.wire.scan import State
 from pgtattle.proxy.wire.startup import is_replication
 
 QUEUE_LIMIT: Final = 16 * 1024 * 1024
 FLUSH_SECONDS: Final = 0.005
-FLUSH_BYTES: Final = 256 * 1024
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024
 
@@ -34,23 +33,25 @@ _IDLE: Final = ord("I")
 
 
 class Tap:
-    """The queue to the profiler, and what it lost. `full` says that connections must be shed."""
+    """The queue to the profiler, and what it lost. While it is `full`, connections are shed.
+
+    Executions that were packed are `credited`; those that the profiler acknowledged are `executions`, and the rest of
+    them is lost with the profiler.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = QUEUE_LIMIT) -> None:
         self.full = True
         self.shed = 0
         self.lost = 0
         self.executions = 0
-        self.credit = 0
         self.opaque: dict[str, int] = {}
         self.lines: dict[int, Line] = {}
         self.records = bytearray()
-        self.waiting = False
         self._loop = loop
         self._limit = limit
         self._transport: asyncio.WriteTransport | None = None
-        self._sequence = 0
-        self._unacknowledged: deque[tuple[int, int]] = deque()
+        self._sequence = self._acknowledged = 0
+        self._of_closed = self._written_off = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -61,12 +62,14 @@ class Tap:
 
     @property
     def unacknowledged(self) -> int:
-        """Executions that were sent and not yet acknowledged."""
-        return sum(executions for _, executions in self._unacknowledged)
+        """Executions that were packed and not yet acknowledged."""
+        credited = self._of_closed + sum(line.credited for line in self.lines.values())
+        return credited - self._written_off - self.executions
 
     def connect(self, transport: asyncio.WriteTransport) -> None:
         """A profiler is there: it learns of the connections that live already."""
         self._transport = transport
+        self._sequence = self._acknowledged = 0
         self.full = False
         for line in list(self.lines.values()):
             line.introduce()
@@ -77,38 +80,42 @@ class Tap:
         self._transport = None
         self.full = True
         self._stop_waiting()
-        self.lost += self.credit + self.unacknowledged
-        self._unacknowledged.clear()
+        self._write_off()
         self.records.clear()
-        self.credit = 0
         for line in self.lines.values():
             line.blind("lost")
 
     def acknowledge(self, sequence: int, executions: int) -> None:
         """The profiler analyzed the batches up to `sequence` and saw so many executions in them."""
-        unacknowledged = self._unacknowledged
-        credited = 0
-        while unacknowledged and unacknowledged[0][0] <= sequence:
-            credited += unacknowledged.popleft()[1]
+        self._acknowledged = sequence
         self.executions += executions
-        # What the profiler was sent but could not follow is lost too.
-        self.lost += max(0, credited - executions)
         if self.full and self._transport is not None and self.queue_bytes < self._limit // 2:
             self.full = False
+            for line in self.lines.values():
+                line.resume()
+
+    def settle(self) -> bool:
+        """True when everything was sent and acknowledged: what the profiler could not follow is lost then, too."""
+        if self._transport is None or self.records or self._sequence != self._acknowledged:
+            return False
+        self._write_off()
+        return True
+
+    def credit(self, executions: int) -> None:
+        """So many executions were packed of a connection that ended."""
+        self._of_closed += executions
 
     def append(self, record: bytes) -> None:
         """Queue a record."""
-        if self._transport is None:
-            return
-        self.records += record
-        self.wait()
+        if self._transport is not None:
+            self.records += record
+            self.wait()
 
     def wait(self) -> None:
         """Records were added: flush them soon, at once if they are many."""
         if len(self.records) >= FLUSH_BYTES:
             self.flush()
-        elif not self.waiting:
-            self.waiting = True
+        elif self._timer is None and self.records:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
@@ -117,11 +124,12 @@ class Tap:
         if self._transport is None or not self.records:
             return
         self._sequence += 1
-        self._unacknowledged.append((self._sequence, self.credit))
         self._transport.write(batch_message(self._sequence, self.records))
         self.records.clear()
-        self.credit = 0
-        self.full = self._transport.get_write_buffer_size() > self._limit
+        if not self.full and self._transport.get_write_buffer_size() > self._limit:
+            self.full = True
+            for line in self.lines.values():
+                line.blind("shed")
 
     def finish(self) -> None:
         """Say of every connection what was missed, and send all."""
@@ -129,19 +137,26 @@ class Tap:
             line.resume()
         self.flush()
 
+    def _write_off(self) -> None:
+        lost = self.unacknowledged
+        self.lost += lost
+        self._written_off += lost
+
     def _stop_waiting(self) -> None:
-        self.waiting = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class Line:
-    """One connection of the tap. Its state is what a gap needs: open requests, live statements, transaction status."""
+    """One connection of the tap. Its state is what a gap needs: open requests, live statements, transaction status.
+
+    `frontend` and `backend` take the chunks that were sent on.
+    """
 
     __slots__ = (
-        "_blind", "_events", "_exchanges", "_key", "_missed", "_opened", "_startup", "_state", "_statement_bytes",
-        "_statements", "_welcome", "number", "observed", "tap",
+        "_blind", "_exchanges", "_key", "_missed", "_opened", "_startup", "_state", "_statement_bytes", "_statements",
+        "_welcome", "backend", "frontend", "number", "observed", "tap",
     )  # fmt: skip
 
     def __init__(self, tap: Tap, number: int, client: str) -> None:
@@ -151,8 +166,9 @@ class Line:
         self._opened = batch.Opened(client, time.monotonic_ns())
         self._startup = b""
         self._key = b""
-        self._state = State(number)
-        self._events = self._state.events
+        self._state = State(number, tap.records, self._notice)
+        self.frontend: Callable[[bytes], None] = self._state.frontend
+        self.backend: Callable[[bytes], None] = self._state.backend
         self._statements: dict[bytes, bytes] = {}
         self._statement_bytes = 0
         self._blind: Blind = ""
@@ -171,6 +187,11 @@ class Line:
         return self._state.authenticated
 
     @property
+    def credited(self) -> int:
+        """Executions that were packed."""
+        return self._state.ended
+
+    @property
     def idle(self) -> bool:
         """True when every request was answered and no transaction is open."""
         return self._state.quiescent and self._state.status == _IDLE
@@ -182,22 +203,6 @@ class Line:
             self._append(batch.STARTUP, packet)
         if is_replication(packet):
             self.give_up("replication")
-
-    def frontend(self, chunk: bytes) -> None:
-        """Look at bytes that were sent on to the server."""
-        if self.observed:
-            if self.tap.full:
-                self.blind("shed")
-            elif self._blind:
-                self.resume()
-            self._look(chunk, False)
-
-    def backend(self, chunk: bytes) -> None:
-        """Look at bytes that were sent on to the client."""
-        if self.observed:
-            if self.tap.full:
-                self.blind("shed")
-            self._look(chunk, True)
 
     def stalled(self, duration_ns: int) -> None:
         """The client did not read for so long, up to now."""
@@ -211,14 +216,17 @@ class Line:
         self.observed = False
         self.tap.opaque[reason] = self.tap.opaque.get(reason, 0) + 1
         self._end()
+        self._state.close()
         if self._welcome:
             self._append(batch.OPAQUE, reason.encode())
 
     def close(self, reason: str) -> None:
         """The connection ended."""
-        self.tap.lines.pop(self.number, None)
         if self.observed:
             self._end()
+        self._state.close()
+        if self.tap.lines.pop(self.number, None) is not None:
+            self.tap.credit(self._state.ended)
         if self._welcome:
             self._append(batch.CLOSED, msgspec.json.encode(batch.Closed(reason)))
 
@@ -256,21 +264,20 @@ class Line:
         self._blind = ""
         self._state.blind = False
 
-    def _look(self, chunk: bytes, backend: bool) -> None:
-        tap = self.tap
+    def _notice(self, ended: int) -> None:
+        """What the scanner cannot see to by itself. The traffic must never learn of a mistake in here."""
         try:
-            ended = scan_and_pack(chunk, self._state, tap.records, backend)
-            if self._events:
-                self._take(self._events)
+            if self._state.events:
+                self._take(self._state.events)
+            if ended < 0:
+                self.give_up(REASONS[-ended])
+            elif self._blind:
+                if ended:
+                    self._count(ended)
+                self.resume()
+            self.tap.wait()
         except Exception:
             self.give_up("exception")
-            return
-        if ended > 0:
-            self._count(ended)
-        elif ended < 0:
-            self.give_up(REASONS[-ended])
-        if not tap.waiting or len(tap.records) >= FLUSH_BYTES:
-            tap.wait()
 
     def _take(self, events: list[tuple[int, bytes]]) -> None:
         for kind, data in events:
@@ -290,7 +297,7 @@ class Line:
     def _count(self, executions: int) -> None:
         """Executions ended."""
         if not self._blind:
-            self.tap.credit += executions
+            self._state.ended += executions
         elif self._blind == "lost":
             self.tap.lost += executions
             self._blind = "shed"
@@ -299,7 +306,7 @@ class Line:
 
     def _end(self) -> None:
         """Nothing more is looked at: what was begun counts now."""
-        self._count(self._state.unfinished)
+        self._count(self._state.begun + self._state.suspended)
         self._state.begun = 0
         if self._blind:
             self._tell_gap()

@@ -3,7 +3,7 @@
 It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix, rows and copy
 data are counted, passwords are dropped. It decodes nothing, but pairs requests with their answers, so that the
 executions of each exchange are counted the moment its ReadyForQuery passes, whether or not anyone looks at them.
-`_frames.c` is its compiled twin: same names, same records, one set of tests. Import both from `scan`.
+`_frames.c` is its compiled twin: same names, same records, one set of tests. Import `State` from `scan`.
 Source: PostgreSQL, "Message Formats" and "Message Flow"; the length limits are the server's
 (`src/include/libpq/libpq.h`, `src/backend/tcop/postgres.c`).
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from pgtattle.proxy.wire.batch import BACKEND, COUNTED, COUNTED_BODY, FRONTEND, HEADER, PREFIX, PREFIX_HEAD
 
+FLUSH_BYTES: Final = 256 * 1024
 KEPT: Final = 65_536
 """A frame of up to this many bytes passes whole; of a longer one this many are kept."""
 MAX_PENDING: Final = 65_536
@@ -30,10 +32,11 @@ OVER_LIMIT: Final = 3
 IMPOSSIBLE: Final = 4
 STATE_CAP: Final = 5
 BAD_MESSAGE: Final = 6
+EXCEPTION: Final = 7
 REASONS: Final = (
-    "", "unknown_type", "bad_length", "length_over_limit", "impossible_answer", "state_cap", "bad_message",
+    "", "unknown_type", "bad_length", "length_over_limit", "impossible_answer", "state_cap", "bad_message", "exception",
 )  # fmt: skip
-"""Why a connection can no longer be looked at: what `scan_and_pack` returns, negated."""
+"""Why a connection can no longer be looked at: what `notice` is told, negated."""
 
 PREPARED: Final = 1
 CLOSED: Final = 2
@@ -80,40 +83,60 @@ class _Side:
 
 
 class State:
-    """One connection, both directions.
+    """One connection, both directions: `frontend` and `backend` take its chunks, and append their records to `out`.
 
-    `events` tells, as (kind, bytes), of the rare things that the tap must know: PREPARED (the Parse frame of a named
-    statement that was made), CLOSED (the name of one that was closed), KEY (the beginning of BackendKeyData) and,
-    while `blind`, MISSED (the command tag of an execution) and EXCHANGE (the end of one). While `blind` nothing is
-    packed. `begun` counts executions whose exchange has not ended.
+    `notice` is called after a chunk with something to see to: with the number of executions that ended, or the negated
+    index of one of `REASONS` when the connection cannot be looked at any longer. It is called when there are `events`,
+    when `out` was empty or holds FLUSH_BYTES, and always while `blind`, when nothing is packed.
+
+    `events` are (kind, bytes): PREPARED (the Parse frame of a named statement that was made), CLOSED (the name of one
+    that was closed), KEY (the beginning of BackendKeyData) and, while blind, MISSED (the command tag of an execution)
+    and EXCHANGE (the end of one). `begun` counts executions whose exchange has not ended, `ended` those that were
+    packed whole, `suspended` portals that wait to be resumed.
     """
 
     __slots__ = (
-        "_copying", "_open", "_pending", "_sides", "_skipping", "_suspended",
-        "authenticated", "begun", "blind", "events", "number", "status",
+        "_copying", "_notice", "_off", "_open", "_out", "_pending", "_sides", "_skipping", "_suspended",
+        "authenticated", "begun", "blind", "ended", "events", "number", "status",
     )  # fmt: skip
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, out: bytearray, notice: Callable[[int], None]) -> None:
         self.number = number
         self.events: list[tuple[int, bytes]] = []
         self.blind = False
         self.authenticated = False
         self.status = ord("I")
-        self.begun = 0
+        self.begun = self.ended = 0
+        self._out = out
+        self._notice: Callable[[int], None] | None = notice
+        self._off = False
         self._sides = (_Side(), _Side())
         self._pending: list[tuple[int, bytes]] = []
         self._suspended: set[bytes] = set()
         self._open = self._skipping = self._copying = False
 
+    def frontend(self, chunk: bytes) -> None:
+        """A chunk of the client."""
+        scan_and_pack(chunk, self, False)
+
+    def backend(self, chunk: bytes) -> None:
+        """A chunk of the server."""
+        scan_and_pack(chunk, self, True)
+
+    def close(self) -> None:
+        """Look at nothing more."""
+        self._off = True
+        self._notice = None
+
+    @property
+    def suspended(self) -> int:
+        """Suspended portals: executions that count, should the connection end now."""
+        return len(self._suspended)
+
     @property
     def quiescent(self) -> bool:
         """True when the login is over and every request was answered."""
         return self.authenticated and not self._pending and not self._open
-
-    @property
-    def unfinished(self) -> int:
-        """Executions that count if the connection ends now."""
-        return self.begun + len(self._suspended)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -121,12 +144,12 @@ class State:
         if kind not in _PENDING_TYPES or (self._skipping and kind != _S):
             return 0
         self._skipping = False
+        if kind == _S and self._copying:
+            return 0
         if kind in (_DONE, _FAIL):
             self._copying = False
             if not self._pending:
                 return 0
-        elif kind == _S and self._copying:
-            return 0
         name = b""
         if kind == _P:
             end = frame.find(0, 5)
@@ -257,16 +280,19 @@ class State:
         return done
 
 
-def scan_and_pack(chunk: bytes, state: State, out: bytearray, backend: bool) -> int:
-    """Append the record of the frames that are complete with `chunk` to `out`; nothing where there are none.
-
-    Returns how many executions ended with it, or the negated index of one of `REASONS`: then the connection cannot be
-    looked at any longer, and executions that ended in this chunk are still in `state.begun`.
-    """
-    start = len(out)
+def scan_and_pack(chunk: bytes, state: State, backend: bool) -> None:
+    """Append the record of the frames that are complete with `chunk`; nothing where there are none."""
+    if not isinstance(chunk, bytes):
+        raise TypeError("a chunk is bytes")
+    if state._off:
+        return
+    out, start, size = state._out, len(state._out), 0
     if not state.blind:
         out += HEADER.pack(BACKEND if backend else FRONTEND, state.number, time.monotonic_ns(), 0)
-    done, reason = _scan(chunk, state, out, backend)
+    try:
+        done, reason = _scan(chunk, state, out, backend)
+    except Exception:
+        done, reason = 0, EXCEPTION
     if not state.blind:
         size = len(out) - start - HEADER.size
         if size:
@@ -275,8 +301,11 @@ def scan_and_pack(chunk: bytes, state: State, out: bytearray, backend: bool) -> 
             del out[start:]
     if reason:
         state.begun += done
-        return -reason
-    return done
+    elif not state.blind:
+        state.ended += done
+    wake = size and (not start or len(out) >= FLUSH_BYTES)
+    if (reason or state.blind or wake or state.events) and state._notice is not None:
+        state._notice(-reason if reason else done)
 
 
 def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[int, int]:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-from pgtattle.proxy.wire import frames
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgtattle.proxy.wire.frames import State, scan_and_pack
-
-    COMPILED: Final = False
+    from pgtattle.proxy.wire.frames import State
 else:
     try:
-        from pgtattle.proxy.wire._frames import State, scan_and_pack
-
-        COMPILED: Final = True
+        from pgtattle.proxy.wire._frames import State
     except ImportError:
-        from pgtattle.proxy.wire.frames import State, scan_and_pack
+        from pgtattle.proxy.wire.frames import State
 
-        COMPILED: Final = False
-
-REASONS: Final = frames.REASONS
-
-__all__ = ["COMPILED", "REASONS", "State", "scan_and_pack"]
+__all__ = ["State"]

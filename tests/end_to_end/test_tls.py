@@ -266,7 +266,7 @@ def test_old_tls_is_refused(serve: Serve, world: World) -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with raw(one) as client:
         client.sendall(SSL_REQUEST)

@@ -244,7 +244,26 @@ def test_what_the_profiler_could_not_follow_is_lost(tap: Tap, pipe: Pipe) -> Non
     exchange(line)
     tap.flush()
     tap.acknowledge(pipe.sequence, 1)
+    assert tap.settle()
     assert (tap.executions, tap.lost) == (1, 1)
+
+
+def test_a_mistake_in_the_tap_makes_the_connection_opaque_and_no_more(
+    tap: Tap, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = logged_in(tap)
+    tap.flush()
+    wait, mistakes = tap.wait, [ZeroDivisionError()]
+
+    def fail_once() -> None:
+        if mistakes:
+            raise mistakes.pop()
+        wait()
+
+    monkeypatch.setattr(tap, "wait", fail_once)
+    line.frontend(QUERY)
+    assert tap.opaque == {"exception": 1}
+    line.backend(ANSWER)
 
 
 def test_executions_of_an_exchange_that_does_not_end_count_when_the_connection_does(tap: Tap, pipe: Pipe) -> None:
