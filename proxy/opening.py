@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from pgtattle.proxy import tls, upstream
 from pgtattle.proxy.errors import ProtocolViolation, UpstreamUnreachable
 from pgtattle.proxy.settings import Upstream
 from pgtattle.proxy.tap import Line
+from pgtattle.proxy.upstream import Endpoint
 from pgtattle.proxy.wire.startup import Opening, first_packet, startup_parameters
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class House(Struct):
     login_seconds: float = 60.0
     differs: Callable[[], None] = lambda: None
     """Told when TLS clients see another certificate than the server's."""
+    holding: Callable[[int], Collection[Endpoint]] = lambda pid: ()
+    """The servers that may have the session of this backend; none when it is not one of ours."""
 
 
 class Doorman:
@@ -171,8 +174,9 @@ class Doorman:
         packet = bytes(self._buffer[:size])
         relay.error = ""
         if opening is Opening.CANCEL:
-            relay.session = {"cancels": str(int.from_bytes(packet[8:12], "big"))}
-            self._task = asyncio.get_running_loop().create_task(self._cancel(relay, packet))
+            pid = int.from_bytes(packet[8:12], "big")
+            relay.session = {"cancels": str(pid)}
+            self._task = asyncio.get_running_loop().create_task(self._cancel(relay, packet, pid))
             return
         relay.session = startup_parameters(packet)
         if relay.tls == "off" and house.only_tls and relay.peer != "unix":
@@ -187,10 +191,10 @@ class Doorman:
             relay.line.startup(packet)
         self._task = asyncio.get_running_loop().create_task(self._open(relay, raw=False, seen=size))
 
-    async def _cancel(self, relay: Relay, packet: bytes) -> None:
+    async def _cancel(self, relay: Relay, packet: bytes, pid: int) -> None:
         relay.set_timer(None, "")
         try:
-            await upstream.cancel(self._house.upstream, packet)
+            await upstream.cancel(self._house.upstream, self._house.holding(pid), packet)
         except (UpstreamUnreachable, OSError) as error:
             relay.error = str(error)
         if relay.left:
@@ -228,6 +232,7 @@ class Doorman:
         ):
             house.differs()
         upstream.keep_alive(leg.transport)
+        relay.endpoint = leg.endpoint
         relay.set_timer(None, "")
         hide_binding = bool(leg.certificate) and relay.tls == "off"
         relay.connected(leg.transport, bytes(self._buffer), seen, hide_binding=hide_binding)

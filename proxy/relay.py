@@ -17,6 +17,7 @@ from pgtattle.proxy.opening import Doorman
 from pgtattle.proxy.pipe import Pipe
 from pgtattle.proxy.tap import Line
 from pgtattle.proxy.tls import SaslOffer
+from pgtattle.proxy.upstream import Endpoint
 from pgtattle.proxy.wire.startup import error_response
 
 LINGER_SECONDS: Final = 10.0
@@ -32,8 +33,8 @@ class Relay:
 
     __slots__ = (
         "_client_eof", "_client_leg", "_doorman", "_ended", "_loop", "_offer", "_opening_bytes", "_reason",
-        "_server_eof", "_stalled_at", "_timer", "_to_client", "_to_server", "admitted", "client", "error", "line",
-        "number", "opened_ns", "peer", "server", "session", "tls",
+        "_server_eof", "_stalled_at", "_timer", "_to_client", "_to_server", "admitted", "client", "endpoint", "error",
+        "line", "number", "opened_ns", "peer", "server", "session", "tls",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class Relay:
         self.number = number
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
+        self.endpoint: Endpoint | None = None
         self.line: Line | None = None
         self.session: dict[str, str] = {}
         self.admitted = False

@@ -89,6 +89,7 @@ class Proxy:
             only_tls=self._only_tls,
             login_seconds=settings.login_seconds,
             differs=self._warn_of_binding,
+            holding=self._holding,
         )
 
     @property
@@ -234,6 +235,16 @@ class Proxy:
         self._sessions += 1
         self._count("accepted", relay.tls)
         return ""
+
+    def _holding(self, pid: int) -> set[upstream.Endpoint]:
+        """Where the session of this backend is; sessions that nobody looks at may be it."""
+        sessions = [
+            (relay.endpoint, relay.line.backend_pid if relay.line is not None else 0)
+            for relay in self._relays
+            if relay.endpoint is not None
+        ]
+        known = {endpoint for endpoint, backend in sessions if backend == pid}
+        return known or {endpoint for endpoint, backend in sessions if not backend}
 
     def _line(self, relay: Relay) -> Line | None:
         return Line(self._tap, relay.number, relay.peer) if self.settings.mode == "profile" else None

@@ -187,6 +187,11 @@ class Line:
         return self._state.authenticated
 
     @property
+    def backend_pid(self) -> int:
+        """The process id that the server gave its session; 0 while it is not known."""
+        return int.from_bytes(self._key[-4:], "big")
+
+    @property
     def credited(self) -> int:
         """Executions that were packed."""
         return self._state.ended

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, cast
 
 from msgspec import Struct
@@ -28,11 +28,18 @@ REQUEST: Final = (8).to_bytes(4, "big") + SSL_REQUEST.to_bytes(4, "big")
 Factory = Callable[[], asyncio.Protocol]
 
 
+class Endpoint(Struct, frozen=True):
+    """Exactly one server: a host's `address` as it was given, and what its name meant (a path stands for itself)."""
+
+    address: Address
+    target: tuple[str, int] | str
+
+
 class Leg(Struct, frozen=True):
     """A connection to the server; `certificate` is the fingerprint of the one it showed, empty without TLS."""
 
     transport: asyncio.Transport
-    address: Address
+    endpoint: Endpoint
     certificate: str = ""
 
 
@@ -43,39 +50,30 @@ async def connect(upstream: Upstream, factory: Factory, *, raw: bool = False) ->
     """
     failures: list[str] = []
     for address in upstream.addresses:
-        mode: SslMode = "disable" if raw else tls.mode_for(upstream.tls, address)
         try:
-            for target in await _resolve(address, upstream.connect_seconds):
-                try:
-                    async with asyncio.timeout(upstream.connect_seconds):
-                        return await _open(upstream, address, target, mode, factory)
-                except TimeoutError:
-                    failures.append(f"{address}: no answer within {upstream.connect_seconds:.0f} s")
-                except _Refused as refused:
-                    failures.append(f"{address}: {refused}")
-                except ssl.SSLCertVerificationError as error:
-                    failures.append(
-                        f"{address}: its certificate is not trusted for sslmode={mode} ({error.verify_message}); name "
-                        "the authority with sslrootcert=FILE in --upstream, or choose another sslmode"
-                    )
-                except ssl.SSLError as error:
-                    failures.append(f"{address}: TLS failed ({error.reason or error})")
-                except OSError as error:
-                    failures.append(f"{address}: {_words(error)}")
+            endpoints = await _resolve(address, upstream.connect_seconds)
         except OSError as error:
             failures.append(f"{address}: {_words(error)}")
+            continue
+        for endpoint in endpoints:
+            try:
+                return await _reach(upstream, endpoint, factory, raw=raw)
+            except UpstreamUnreachable as error:
+                failures.append(str(error))
     raise UpstreamUnreachable(f"cannot reach PostgreSQL at {'; '.join(dict.fromkeys(failures))}")
 
 
-async def cancel(upstream: Upstream, packet: bytes) -> None:
-    """Send a CancelRequest, and return when the server has closed: only then the client may go on.
+async def cancel(upstream: Upstream, endpoints: Collection[Endpoint], packet: bytes) -> None:
+    """Send a CancelRequest to where its session is, and return when the server has closed: only then the client may go
+    on.
 
-    With several hosts nobody knows which has the session, so all are told; a server ignores a key that is not its own.
+    Without `endpoints` the session is another proxy's, and all hosts are told; a server ignores a key that is not its
+    own. Raises UpstreamUnreachable when nobody could be told.
     """
 
-    async def tell(address: Address) -> None:
+    async def tell(endpoint: Endpoint) -> None:
         ended = asyncio.Event()
-        leg = await connect(_only(upstream, address), lambda: _Cancel(ended))
+        leg = await _reach(upstream, endpoint, lambda: _Cancel(ended))
         leg.transport.write(packet)
         try:
             await ended.wait()
@@ -84,9 +82,9 @@ async def cancel(upstream: Upstream, packet: bytes) -> None:
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CANCEL_SECONDS):
-            found = await asyncio.gather(*map(tell, upstream.addresses), return_exceptions=True)
+            found = await asyncio.gather(*map(tell, endpoints or await _all(upstream)), return_exceptions=True)
             failures = [one for one in found if isinstance(one, Exception)]
-            if len(failures) == len(found):
+            if failures and len(failures) == len(found):
                 raise failures[0]
 
 
@@ -135,38 +133,63 @@ class _Negotiation(asyncio.Protocol):
             self.answer.set_exception(exc or ConnectionResetError("it closed the connection at the request for TLS"))
 
 
-def _only(upstream: Upstream, address: Address) -> Upstream:
-    return Upstream(addresses=(address,), dsn=upstream.dsn, tls=upstream.tls, connect_seconds=upstream.connect_seconds)
-
-
-async def _resolve(address: Address, seconds: float) -> list[tuple[str, int] | str]:
-    """Every address of a host; a path stands for itself."""
+async def _resolve(address: Address, seconds: float) -> list[Endpoint]:
+    """Every server behind a host's name."""
     if address.path:
-        return [address.path]
+        return [Endpoint(address, address.path)]
     async with asyncio.timeout(seconds):
         found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys((str(target[0]), int(target[1])) for _, _, _, _, target in found))
+    return [Endpoint(address, target) for target in dict.fromkeys((str(one[0]), int(one[1])) for *_, one in found)]
 
 
-async def _open(
-    upstream: Upstream, address: Address, target: tuple[str, int] | str, mode: SslMode, factory: Factory
-) -> Leg:
+async def _all(upstream: Upstream) -> list[Endpoint]:
+    """Every server behind every name that is known now."""
+    found = await asyncio.gather(
+        *(_resolve(address, upstream.connect_seconds) for address in upstream.addresses), return_exceptions=True
+    )
+    return [endpoint for endpoints in found if not isinstance(endpoints, BaseException) for endpoint in endpoints]
+
+
+async def _reach(upstream: Upstream, endpoint: Endpoint, factory: Factory, *, raw: bool = False) -> Leg:
+    """Connect to one server, encrypted as it should be. Raises UpstreamUnreachable."""
+    address = endpoint.address
+    mode: SslMode = "disable" if raw else tls.mode_for(upstream.tls, address)
+    try:
+        async with asyncio.timeout(upstream.connect_seconds):
+            return await _open(upstream, endpoint, mode, factory)
+    except TimeoutError:
+        reason = f"no answer within {upstream.connect_seconds:.0f} s"
+    except _Refused as refused:
+        reason = str(refused)
+    except ssl.SSLCertVerificationError as error:
+        reason = (
+            f"its certificate is not trusted for sslmode={mode} ({error.verify_message}); name "
+            "the authority with sslrootcert=FILE in --upstream, or choose another sslmode"
+        )
+    except ssl.SSLError as error:
+        reason = f"TLS failed ({error.reason or error})"
+    except OSError as error:
+        reason = _words(error)
+    raise UpstreamUnreachable(f"{address}: {reason}")
+
+
+async def _open(upstream: Upstream, endpoint: Endpoint, mode: SslMode, factory: Factory) -> Leg:
     loop = asyncio.get_running_loop()
-    if isinstance(target, str):
-        transport, _ = await loop.create_unix_connection(factory, target)
-        return Leg(transport, address)
-    host, port = target
+    if isinstance(endpoint.target, str):
+        transport, _ = await loop.create_unix_connection(factory, endpoint.target)
+        return Leg(transport, endpoint)
+    host, port = endpoint.target
     if mode == "disable":
         transport, _ = await loop.create_connection(factory, host, port)
-        return Leg(transport, address)
+        return Leg(transport, endpoint)
     context = tls.client_context(upstream.tls, mode)
-    name = address.host
+    name = endpoint.address.host
     if upstream.tls.direct:
         transport, _ = await loop.create_connection(factory, host, port, ssl=context, server_hostname=name)
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != tls.ALPN:
             transport.abort()
             raise _Refused("it did not agree to PostgreSQL over direct TLS; leave sslnegotiation=direct out")
-        return Leg(transport, address, _shown(transport))
+        return Leg(transport, endpoint, _shown(transport))
     plain, negotiation = await loop.create_connection(_Negotiation, host, port)
     try:
         answer = await negotiation.answer
@@ -174,7 +197,7 @@ async def _open(
             leg = factory()
             plain.set_protocol(leg)
             plain.resume_reading()
-            return Leg(plain, address)
+            return Leg(plain, endpoint)
         if answer == b"N":
             raise _Refused(f"it does not speak TLS, but sslmode={mode} asks for it; sslmode=disable would do without")
         if answer != b"S":
@@ -184,7 +207,7 @@ async def _open(
         secured = await loop.start_tls(plain, leg, context, server_hostname=name)
         if secured is None:
             raise ConnectionResetError("it closed the connection during the TLS handshake")
-        return Leg(secured, address, _shown(secured))
+        return Leg(secured, endpoint, _shown(secured))
     except BaseException:
         plain.abort()
         raise

@@ -1,0 +1,172 @@
+"""Cancel requests by every way a client has, and with several servers: to the one that has the session, at once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from pgtattle.proxy.demo.cluster import Cluster
+from tests.conftest import Database, Serve, Served
+from tests.end_to_end.wire import frame, startup, wire
+
+SLEEP = "SELECT pg_sleep(20)"
+MODES = pytest.mark.parametrize("mode", ["profile", "opaque"])
+
+
+def cancelled(connection: psycopg.Connection, cancel: Callable[[], None]) -> float:
+    """Seconds from the cancel to its error; the session must go on afterwards."""
+    asked = []
+
+    def ask() -> None:
+        asked.append(time.monotonic())
+        cancel()
+
+    timer = threading.Timer(0.3, ask)
+    timer.start()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        connection.execute(SLEEP)
+    seconds = time.monotonic() - asked[0]
+    timer.join()
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+    return seconds
+
+
+@MODES
+@pytest.mark.parametrize("version", ["3.0", "latest"])
+@pytest.mark.parametrize("way", ["cancel", "cancel_safe"])
+def test_libpq_cancels_with_short_and_long_keys(
+    each_database: Database, serve: Serve, mode: str, version: str, way: str
+) -> None:
+    served = serve(each_database, "--mode", mode)
+    with psycopg.connect(served.database.dsn, autocommit=True, max_protocol_version=version) as connection:
+        cancelled(connection, getattr(connection, way))
+
+
+def test_a_request_after_a_cancel_is_never_hit_by_it(database: Database, serve: Serve) -> None:
+    """The client sees its cancel's end only when the server has dealt with it, so what comes later is safe."""
+    served = serve(database)
+    with psycopg.connect(served.database.dsn, autocommit=True) as connection:
+        for _ in range(100):
+            connection.cancel_safe()
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_wrong_key_cancels_nothing(database: Database, serve: Serve) -> None:
+    served = serve(database)
+    with psycopg.connect(served.database.dsn, autocommit=True) as connection:
+        pid = connection.info.backend_pid
+        wrong = (16).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + pid.to_bytes(4, "big") + bytes(4)
+        with wire(served.database.host, served.database.port, wrong) as other:
+            assert other.frames() == [("", b"")]
+        assert connection.execute("SELECT pg_sleep(0.3), 1").fetchone() == ("", 1)
+
+
+# -- several servers ------------------------------------------------------------------------------------------------
+
+
+def reserved_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[int]:
+    """The port of a host that takes connections and then says nothing, for ever."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(100)
+        yield int(listening.getsockname()[1])
+
+
+@contextlib.contextmanager
+def full() -> Iterator[int]:
+    """The port of a black hole: what is sent there is dropped."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = int(listening.getsockname()[1])
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def before(serve: Serve, database: Database, ports: list[int], *arguments: str) -> Served:
+    hosts = ",".join(["127.0.0.1"] * len(ports))
+    dsn = f"host={hosts} port={','.join(map(str, ports))} user={database.user} dbname={database.name} connect_timeout=1"
+    return serve(database, "--upstream", dsn, *arguments)
+
+
+def server_port(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT inet_server_port()").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_hosts_are_tried_in_order(database: Database, postgres16: Cluster, serve: Serve) -> None:
+    with full() as hole:
+        served = before(serve, database, [reserved_port(), hole, database.port, postgres16.port])
+        with psycopg.connect(served.database.dsn) as connection:
+            assert server_port(connection) == database.port
+        other = replace(database, name="postgres")
+        served = before(serve, other, [postgres16.port, database.port])
+        with psycopg.connect(served.database.dsn) as connection:
+            assert server_port(connection) == postgres16.port
+
+
+@MODES
+def test_a_cancel_does_not_wait_for_hosts_that_are_dead(database: Database, serve: Serve, mode: str) -> None:
+    with silent() as mute, full() as hole:
+        served = before(serve, database, [reserved_port(), hole, database.port, mute], "--mode", mode)
+        with psycopg.connect(served.database.dsn, autocommit=True) as connection:
+            assert cancelled(connection, connection.cancel_safe) < 5
+            # The request's own connection ends as promptly, or libpq would wait here.
+            asked = time.monotonic()
+            connection.cancel_safe(timeout=20)
+            assert time.monotonic() - asked < 5
+
+
+@MODES
+def test_a_cancel_goes_to_the_server_that_has_the_session(serve: Serve, postgres18: Cluster, mode: str) -> None:
+    """The first host is down when the first session comes, and up when the second does: each has its own server."""
+    with Cluster(16, authentication="scram-sha-256", password=postgres18.password) as late:
+        late.stop()
+        database = Database("postgres", late.host, late.port, late.user, late.password, late)
+        served = before(serve, database, [late.port, postgres18.port], "--mode", mode)
+        with psycopg.connect(served.database.dsn, autocommit=True) as first:
+            late.start()
+            with psycopg.connect(served.database.dsn, autocommit=True) as second:
+                assert (server_port(first), server_port(second)) == (postgres18.port, late.port)
+                for connection in (first, second):
+                    cancelled(connection, connection.cancel_safe)
+                    cancelled(connection, connection.cancel)
+
+
+def test_a_cancel_for_a_session_of_another_proxy_reaches_it(database: Database, serve: Serve) -> None:
+    """Two proxies behind one name: a client's cancel may come to the one that does not have its session."""
+    dead = reserved_port()
+    one, other = (before(serve, database, [dead, database.port]) for _ in range(2))
+    folder, port = database.cluster.socket_folder, database.cluster.port
+    unix = f"host={folder} port={port} user={database.user} dbname={database.name}"
+    trusting = serve(database, "--upstream", unix)
+    with wire(
+        trusting.database.host, trusting.database.port, startup(user=database.user, database=database.name)
+    ) as raw:
+        key = next(body for kind, body in raw.frames() if kind == "K")
+        for proxy in (one, other):
+            raw.send(frame("Q", f"{SLEEP}\0".encode()))
+            time.sleep(0.3)
+            packet = (8 + len(key)).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + key
+            with wire(proxy.database.host, proxy.database.port, packet) as request:
+                assert request.frames() == [("", b"")]
+            assert raw.kinds() == "TEZ"
