@@ -14,7 +14,7 @@ import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve, Served
-from tests.end_to_end.wire import frame, startup, wire
+from tests.end_to_end.wire import Client, kinds, query
 
 SLEEP = "SELECT pg_sleep(20)"
 MODES = pytest.mark.parametrize("mode", ["profile", "opaque"])
@@ -63,8 +63,9 @@ def test_a_wrong_key_cancels_nothing(database: Database, serve: Serve) -> None:
     with psycopg.connect(served.database.dsn, autocommit=True) as connection:
         pid = connection.info.backend_pid
         wrong = (16).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + pid.to_bytes(4, "big") + bytes(4)
-        with wire(served.database.host, served.database.port, wrong) as other:
-            assert other.frames() == [("", b"")]
+        with Client(served.database) as other:
+            other.send(wrong)
+            assert other.rest() == b""
         assert connection.execute("SELECT pg_sleep(0.3), 1").fetchone() == ("", 1)
 
 
@@ -159,14 +160,13 @@ def test_a_cancel_for_a_session_of_another_proxy_reaches_it(database: Database, 
     folder, port = database.cluster.socket_folder, database.cluster.port
     unix = f"host={folder} port={port} user={database.user} dbname={database.name}"
     trusting = serve(database, "--upstream", unix)
-    with wire(
-        trusting.database.host, trusting.database.port, startup(user=database.user, database=database.name)
-    ) as raw:
-        key = next(body for kind, body in raw.frames() if kind == "K")
+    with Client(trusting.database) as raw:
+        key = next(one.body for one in raw.login() if one.kind == b"K")
+        packet = (8 + len(key)).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + key
         for proxy in (one, other):
-            raw.send(frame("Q", f"{SLEEP}\0".encode()))
+            raw.send(query(SLEEP))
             time.sleep(0.3)
-            packet = (8 + len(key)).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + key
-            with wire(proxy.database.host, proxy.database.port, packet) as request:
-                assert request.frames() == [("", b"")]
-            assert raw.kinds() == "TEZ"
+            with Client(proxy.database) as request:
+                request.send(packet)
+                assert request.rest() == b""
+            assert kinds(raw.until(b"Z")) == b"TEZ"
