@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -142,21 +143,22 @@ def database15(postgres15: Cluster) -> Iterator[Database]:
         yield made
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts `pgtattle serve` before a database, with further arguments; ended after the test."""
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Serve]:
+    """Starts `pgtattle serve` in a folder, before a database, with further arguments; ended at the end."""
     started: list[Served] = []
 
-    def start(database: Database, *arguments: str) -> Served:
+    def start(database: Database, *arguments: str, stderr: Any = None) -> Served:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "pgtattle.proxy.cli", "serve", "--upstream", database.dsn_without_password),
                 *("--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--print-addresses", *arguments),
             ],
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             env={**os.environ, "PGPASSWORD": database.password},
-            cwd=tmp_path,
+            cwd=folder,
         )
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -178,3 +180,10 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 served.process.wait()
         assert served.process.stdout is not None
         served.process.stdout.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts `pgtattle serve` before a database, with further arguments; ended after the test."""
+    with serving(tmp_path) as start:
+        yield start

@@ -6,77 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import msgspec
 import psycopg
 import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
-from pgtattle.proxy.schema import Report
-from tests.conftest import Database, Serve, Served
-
-
-class Load:
-    """Clients that query without a pause; every error of theirs is kept."""
-
-    def __init__(self, database: Database, clients: int = 3) -> None:
-        self.errors: list[Exception] = []
-        self.executions = 0
-        self._stop = threading.Event()
-        self._database = database
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(clients)]
-
-    def _work(self, number: int) -> None:
-        count = 0
-        try:
-            with psycopg.connect(self._database.dsn, autocommit=True) as connection:
-                while not self._stop.is_set():
-                    row = connection.execute("SELECT %s::int + 1", [count]).fetchone()
-                    count += 1
-                    assert row == (count,)
-        except Exception as error:
-            self.errors.append(error)
-        self.executions += count
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(20)
-
-
-def report(served: Served) -> Report:
-    return msgspec.json.decode(served.get("/api/v1/report").content, type=Report)
-
-
-def metric(served: Served, name: str) -> float:
-    return sum(
-        float(line.rsplit(" ", 1)[1])
-        for line in served.get("/metrics").text.splitlines()
-        if line.split("{")[0].split(" ")[0] == name
-    )
-
-
-def wait_for(condition: object, seconds: float) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
-def answers(served: Served) -> bool:
-    try:
-        return served.get("/livez").status_code == 200
-    except Exception:
-        return False
+from tests.conftest import Database, Serve
+from tests.end_to_end.watching import Load, answers, metric, wait_for
 
 
 def test_killing_the_profiler_under_load_hurts_no_client_and_loses_no_count(database: Database, serve: Serve) -> None:

@@ -1,0 +1,122 @@
+"""Load on a proxy, and what can be seen of the proxy from outside: metrics, counts, memory, descriptors."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import psycopg
+
+from pgtattle.proxy.schema import Report
+from tests.conftest import Database, Served
+
+MIB = 1 << 20
+
+
+class Load:
+    """Clients that query without a pause; every error of theirs is kept."""
+
+    def __init__(self, database: Database, clients: int = 3) -> None:
+        self.errors: list[Exception] = []
+        self.executions = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._database = database
+        self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
+
+    def _work(self) -> None:
+        try:
+            with psycopg.connect(self._database.dsn, autocommit=True) as connection:
+                while not self._stop.is_set():
+                    self._one(connection)
+        except Exception as error:
+            self.errors.append(error)
+
+    def _one(self, connection: psycopg.Connection) -> None:
+        count = self.executions
+        row = connection.execute("SELECT %s::int + 1", [count]).fetchone()
+        assert row == (count + 1,)
+        with self._lock:
+            self.executions += 1
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join(20)
+            assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def report(served: Served) -> Report:
+    """The report as it is now."""
+    return msgspec.json.decode(served.get("/api/v1/report").content, type=Report)
+
+
+def accounted(served: Served) -> int:
+    """Executions that were counted so far, in whatever way."""
+    session = served.report().session
+    return session.executions + session.shed + session.lost
+
+
+def metric(served: Served, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that carry these labels."""
+    total = 0.0
+    for line in served.get("/metrics").text.splitlines():
+        sample, _, value = line.rpartition(" ")
+        found, _, rest = sample.partition("{")
+        if found == name and labels.items() <= dict(re.findall(r'(\w+)="([^"]*)"', rest)).items():
+            total += float(value)
+    return total
+
+
+def answers(served: Served) -> bool:
+    try:
+        return served.get("/livez").status_code == 200
+    except Exception:
+        return False
+
+
+def relay_pid(served: Served) -> int:
+    return int(served.addresses["pid"])
+
+
+def memory(pid: int, field: str = "VmRSS") -> int:
+    """Bytes of memory that a process has; `VmHWM` is the most that it ever had."""
+    (line,) = [one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def backends(database: Database, application: str, state: str = "%") -> int:
+    """How many sessions of an application the server has, asked past the proxy."""
+    direct = Database(
+        database.name, database.cluster.host, database.cluster.port, database.user, database.password, database.cluster
+    )
+    with psycopg.connect(direct.dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND coalesce(wait_event, '') LIKE %s",
+            [application, state],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
