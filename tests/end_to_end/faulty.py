@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tests.conftest import Database
@@ -45,36 +44,42 @@ class Toxic:
 HARMLESS = Toxic()
 
 
-@contextlib.contextmanager
-def network(database: Database, to_server: Toxic = HARMLESS, to_client: Toxic = HARMLESS) -> Iterator[Database]:
-    """The database as it is reached over such a network."""
-    listening = socket.create_server(("127.0.0.1", 0), backlog=128)
-    open_sockets: list[socket.socket] = []
+class Network:
+    """A context manager: `database`, as it is reached over this network. Toxics hold for connections to come."""
 
-    def accept() -> None:
+    def __init__(self, behind: Database, to_server: Toxic = HARMLESS, to_client: Toxic = HARMLESS) -> None:
+        self.to_server = to_server
+        self.to_client = to_client
+        self._behind = behind
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self.database = replace(behind, host="127.0.0.1", port=self._listening.getsockname()[1])
+
+    def __enter__(self) -> Network:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._listening, *self._open):
+            _end(one)
+            one.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                client = listening.accept()[0]
+                client = self._listening.accept()[0]
                 try:
-                    server = socket.create_connection((database.host, database.port))
+                    server = socket.create_connection((self._behind.host, self._behind.port))
                 except OSError:
                     client.close()
                     continue
-                open_sockets.extend((client, server))
+                self._open += (client, server)
                 for one in (client, server):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                for source, sink, toxic in ((client, server, to_server), (server, client, to_client)):
-                    threading.Thread(target=_pump, args=(source, sink, toxic), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield replace(database, host="127.0.0.1", port=listening.getsockname()[1])
-    finally:
-        for one in (listening, *open_sockets):
-            _end(one)
-            one.close()
-        thread.join(5)
+                for way in ((client, server, self.to_server), (server, client, self.to_client)):
+                    threading.Thread(target=_pump, args=way, daemon=True).start()
 
 
 def _pump(source: socket.socket, sink: socket.socket, toxic: Toxic) -> None:
@@ -94,11 +99,18 @@ def _pump(source: socket.socket, sink: socket.socket, toxic: Toxic) -> None:
             left = None if left is None else left - len(data)
     if left is not None and toxic.timeout is None:
         for one in (source, sink):
-            if toxic.reset_peer is not None:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                one.close()
-            else:
+            if toxic.reset_peer is None:
                 _end(one)
+            else:
+                _reset(one)
+
+
+def _reset(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        # A thread that waits in recv would keep the socket from being closed.
+        one.shutdown(socket.SHUT_RD)
+    one.close()
 
 
 def _end(one: socket.socket) -> None:

@@ -20,23 +20,28 @@ MIB = 1 << 20
 
 
 class Load:
-    """Clients that query without a pause; every error of theirs is kept."""
+    """Clients that query without a pause. Every error of theirs is kept; it ends them, unless they `reconnect`."""
 
-    def __init__(self, database: Database, clients: int = 3) -> None:
+    def __init__(self, database: Database, clients: int = 3, *, reconnect: bool = False) -> None:
         self.errors: list[Exception] = []
         self.executions = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._reconnect = reconnect
         self._database = database
         self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
 
     def _work(self) -> None:
-        try:
-            with psycopg.connect(self._database.dsn, autocommit=True) as connection:
-                while not self._stop.is_set():
-                    self._one(connection)
-        except Exception as error:
-            self.errors.append(error)
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(self._database.dsn, autocommit=True) as connection:
+                    while not self._stop.is_set():
+                        self._one(connection)
+            except Exception as error:
+                self.errors.append(error)
+                if not self._reconnect:
+                    return
+                time.sleep(0.05)
 
     def _one(self, connection: psycopg.Connection) -> None:
         count = self.executions

@@ -81,8 +81,11 @@ class Client:
         self.close()
 
     def login(self, **parameters: str | bytes) -> list[Frame]:
-        self.send(startup(**{"user": self.database.user, "database": self.database.name, **parameters}))
+        self.begin(**parameters)
         return self.until(b"Z")
+
+    def begin(self, **parameters: str | bytes) -> None:
+        self.send(startup(**{"user": self.database.user, "database": self.database.name, **parameters}))
 
     def send(self, *data: bytes) -> None:
         self.socket.sendall(b"".join(data))
@@ -105,10 +108,12 @@ class Client:
         return self.until(b"Z")
 
     def rest(self) -> bytes:
-        """All bytes up to the end of the stream."""
+        """All bytes up to the end of the stream, or to its reset."""
+        data = b""
         with contextlib.suppress(ConnectionError):
-            return self._reader.read()
-        return b""
+            while chunk := self._reader.read1(CHUNK):
+                data += chunk
+        return data
 
     def discard(self, size: int) -> None:
         """Read so many bytes and keep none of them."""
