@@ -16,7 +16,7 @@ import pytest
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve, Served, serving
 from tests.end_to_end.faulty import HARMLESS, Network, Toxic
-from tests.end_to_end.watching import Load, accounted, metric, wait_for
+from tests.end_to_end.watching import Load, metric, settled, wait_for
 from tests.end_to_end.wire import Client, query, sqlstate
 
 GONE = ("57P01", "57P02", "57P03", None)
@@ -214,7 +214,7 @@ def test_a_restart_under_load_costs_what_was_under_way_and_nothing_else(serve: S
         assert load.errors
         assert all(isinstance(one, psycopg.OperationalError) and one.sqlstate in GONE for one in load.errors)
         # The last words of the server may have been an answer to a request or not.
-        assert load.executions <= accounted(served) <= load.executions + len(load.errors)
+        assert load.executions <= settled(served) <= load.executions + len(load.errors)
 
 
 def test_a_server_that_answers_nothing_is_given_up_in_time(trusting: Database, serve: Serve) -> None:

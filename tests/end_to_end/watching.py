@@ -75,10 +75,27 @@ def report(served: Served) -> Report:
     return msgspec.json.decode(served.get("/api/v1/report").content, type=Report)
 
 
-def accounted(served: Served) -> int:
-    """Executions that were counted so far, in whatever way."""
-    session = served.report().session
+def counted(served: Served) -> int:
+    """Executions that were counted until now, in whatever way."""
+    session = report(served).session
     return session.executions + session.shed + session.lost
+
+
+def settled(served: Served) -> int:
+    """Executions that were counted of all that went before."""
+    before = -1
+    while (now := counted(served)) != before:
+        before = now
+        time.sleep(0.3)
+    return now
+
+
+def await_count(served: Served, expected: int, seconds: float = 10.0) -> None:
+    """Wait for the count; one too high is as wrong as one too low."""
+    deadline = time.monotonic() + seconds
+    while (now := counted(served)) != expected:
+        assert time.monotonic() < deadline, f"{now} executions were counted, not {expected}"
+        time.sleep(0.05)
 
 
 def metric(served: Served, name: str, **labels: str) -> float:

@@ -26,19 +26,23 @@ def frame(kind: bytes, body: bytes = b"") -> bytes:
     return kind + struct.pack("!I", len(body) + 4) + body
 
 
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
 def startup(**parameters: str | bytes) -> bytes:
     body = struct.pack("!I", 3 << 16)
     for name, value in parameters.items():
-        body += name.encode() + b"\0" + (value.encode() if isinstance(value, str) else value) + b"\0"
+        body += name.encode() + b"\0" + _bytes(value) + b"\0"
     return struct.pack("!I", len(body) + 5) + body + b"\0"
 
 
 def query(sql: str | bytes) -> bytes:
-    return frame(b"Q", (sql.encode() if isinstance(sql, str) else sql) + b"\0")
+    return frame(b"Q", _bytes(sql) + b"\0")
 
 
-def parse(sql: str, name: str = "") -> bytes:
-    return frame(b"P", f"{name}\0{sql}\0".encode() + b"\0\0")
+def parse(sql: str | bytes, name: str = "") -> bytes:
+    return frame(b"P", name.encode() + b"\0" + _bytes(sql) + b"\0\0\0")
 
 
 def bind(statement: str = "", portal: str = "") -> bytes:
@@ -134,6 +138,21 @@ class Client:
 def kinds(frames: list[Frame]) -> bytes:
     """The types of frames, without what a server may say at any time."""
     return b"".join(one.kind for one in frames if one.kind not in (b"S", b"N"))
+
+
+def split(data: bytes) -> list[Frame]:
+    """The frames of a whole stream."""
+    frames = []
+    while data:
+        size = int.from_bytes(data[1:5], "big")
+        frames.append(Frame(data[:1], data[5 : 1 + size]))
+        data = data[1 + size :]
+    return frames
+
+
+def begun(frames: list[Frame]) -> int:
+    """How many executions these answers tell of, by the project's own definition."""
+    return sum(one.kind in (b"C", b"I", b"E") for one in frames)
 
 
 def sqlstate(one: Frame) -> str:
