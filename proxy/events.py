@@ -18,7 +18,7 @@ UnitKind = Literal["request", "trace", "scope", "transaction", "connection", "bu
 UnitConfidence = Literal["strong", "medium", "weak"]
 
 
-class Connection(Struct, frozen=True, kw_only=True):
+class Connection(Struct, frozen=True, kw_only=True, gc=False):
     """One client connection as the server knows it; replaced by a new record when a setting changes."""
 
     id: int
@@ -44,7 +44,7 @@ class ConnectionClass(Struct, frozen=True, order=True):
     binds: bool
 
 
-class Parameter(Struct, frozen=True):
+class Parameter(Struct, frozen=True, gc=False):
     """A bound parameter. `value` is PostgreSQL's text form whatever the wire format was; None is NULL.
 
     `binary` holds the original bytes where the type has no known text form; `value` is then `\\x…`.
@@ -56,7 +56,7 @@ class Parameter(Struct, frozen=True):
     truncated: bool = False
 
 
-class Slot(Struct, frozen=True):
+class Slot(Struct, frozen=True, gc=False):
     """A place in a statement's text that holds a literal or a `$n`, in the order of the text.
 
     `number` is the placeholder of the normal form that it became (the members of one IN list or of one VALUES column
@@ -71,7 +71,7 @@ class Slot(Struct, frozen=True):
     where: str
 
 
-class Statement(Struct, frozen=True):
+class Statement(Struct, frozen=True, gc=False):
     """The normalized SQL that executions share; `fingerprint` (16 hex digits) is its id.
 
     `command` is the leading keyword in capitals (`SELECT` for `WITH … SELECT`; `BEGIN`, `SET`, `EMPTY`, …).
@@ -84,7 +84,7 @@ class Statement(Struct, frozen=True):
     kind: Literal["read", "write", "ddl", "transaction", "session", "copy", "utility", "empty"]
 
 
-class Text(Struct, frozen=True):
+class Text(Struct, frozen=True, gc=False):
     """One SQL text as it was sent, lexed: its statement, its slots and the tags of its comments.
 
     `sql` is the single statement as sent, comments included and possibly cut (`truncated`); secrets are already masked.
@@ -99,7 +99,7 @@ class Text(Struct, frozen=True):
     truncated: bool = False
 
 
-class Execution(Struct, frozen=True, kw_only=True):
+class Execution(Struct, frozen=True, kw_only=True, gc=False):
     """A statement that the server began, and how it ended.
 
     `id` counts up from 1 in a session. `exchange` numbers the connection's exchanges, `position` counts from 0 in it

@@ -11,10 +11,9 @@ from msgspec import Struct
 
 from pgtattle.proxy.events import Connection, Execution, Parameter, Text
 from pgtattle.proxy.tags import SessionTags
-from pgtattle.proxy.wire import messages
 
 
-class Prepared(Struct):
+class Prepared(Struct, gc=False):
     """A statement that Parse made, and the exchange it was made in."""
 
     name: str
@@ -23,7 +22,7 @@ class Prepared(Struct):
     exchange: int
 
 
-class Running(Struct):
+class Running(Struct, gc=False):
     """What is known of an execution while it runs; a suspended portal keeps it."""
 
     started_ns: int = 0
@@ -35,8 +34,11 @@ class Running(Struct):
     suspended: bool = False
 
 
-class Done(Struct):
-    """An execution that ended, in an exchange that did not yet. `prepared` is None in the simple protocol."""
+class Done(Struct, gc=False):
+    """An execution that ended, in an exchange that did not yet. `prepared` is None in the simple protocol.
+
+    `rows` is what the command tag says.
+    """
 
     text: Text
     parameters: tuple[Parameter, ...]
@@ -45,6 +47,7 @@ class Done(Struct):
     tag: str
     sqlstate: str | None
     ended_ns: int
+    rows: int | None = None
 
 
 class Exchanges:
@@ -89,7 +92,6 @@ class Exchanges:
     ) -> Execution:
         running, prepared = one.running, one.prepared
         self.tags.executed(one.text, one.parameters, one.sqlstate is None)
-        rows = messages.tag_rows(one.tag)
         return Execution(
             id=self._number(),
             connection=connection,
@@ -106,7 +108,7 @@ class Exchanges:
             status=status,
             settings=self.tags.now,
             command_tag=one.tag,
-            rows=running.rows if rows is None or running.suspended else rows,
+            rows=running.rows if one.rows is None or running.suspended else one.rows,
             bytes_sent=running.sent,
             bytes_received=running.received,
             sqlstate=one.sqlstate,
@@ -119,7 +121,7 @@ class Exchanges:
     def _transaction_of(self, status: str, done: list[Done]) -> int:
         """The transaction's number for the executions of an exchange; 0 in autocommit."""
         if self._status == "I":
-            if status in "I?" and not any(one.text.statement.command == "BEGIN" for one in done):
+            if status in "I?" and "BEGIN" not in [one.text.statement.command for one in done]:
                 return 0
             self._transaction += 1
         return self._transaction

@@ -47,6 +47,8 @@ class Pipeline:
         self._facts = FactsCache()
         self._units = Units()
         self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts)
+        # Most rules look at units only.
+        self._lookers = [one.execution for one in self._analyzers if type(one).execution is not Analyzer.execution]
         self._sessions: dict[int, Session] = {}
 
     @property
@@ -55,7 +57,8 @@ class Pipeline:
         return self._facts.fallbacks
 
     def records(self, records: bytes) -> None:
-        """Take a batch."""
+        """Take a batch: decoded as a whole first, then looked at by one after another, for the processor's caches."""
+        executions: list[Execution] = []
         for kind, connection, at_ns, body in batch.unpack(records):
             if kind == batch.OPENED:
                 opened = msgspec.json.decode(body, type=batch.Opened)
@@ -67,10 +70,23 @@ class Pipeline:
             if session is None:
                 continue
             try:
-                self._record(session, connection, kind, at_ns, body)
+                if kind == batch.FRONTEND:
+                    session.frontend(body, at_ns)
+                elif kind == batch.BACKEND:
+                    self._answered(session, body, at_ns, executions)
+                elif kind in (batch.CLOSED, batch.OPAQUE):
+                    executions += session.close(at_ns)
+                    self._executed(executions)
+                    executions = []
+                    self._forget(connection, at_ns)
+                else:
+                    _told(session, kind, body, at_ns)
             except ProtocolViolation as violation:
+                self._executed(executions)
+                executions = []
                 self._forget(connection, at_ns)
                 self._give_up(connection, violation.reason)
+        self._executed(executions)
 
     def tick(self, now_ns: int) -> None:
         """Time passes: complete the units that fell silent."""
@@ -93,26 +109,11 @@ class Pipeline:
         session = self._sessions.get(connection)
         return session is not None and session.busy
 
-    def _record(self, session: Session, connection: int, kind: int, at_ns: int, body: bytes) -> None:
-        match kind:
-            case batch.FRONTEND:
-                self._executed(session.frontend(body, at_ns))
-            case batch.BACKEND:
-                authenticated = session.authenticated
-                self._executed(session.backend(body, at_ns))
-                if session.authenticated and not authenticated and not session.challenged:
-                    self._note_unchallenged(session.connection)
-            case batch.STALLED:
-                session.stalled(int.from_bytes(body, "big"), at_ns)
-            case batch.STARTUP:
-                session.startup(body, at_ns)
-            case batch.STATEMENT:
-                session.statement(body)
-            case batch.GAP:
-                session.resync(msgspec.json.decode(body, type=batch.ShedGap).status, at_ns)
-            case batch.CLOSED | batch.OPAQUE:
-                self._executed(session.close(at_ns))
-                self._forget(connection, at_ns)
+    def _answered(self, session: Session, body: bytes, at_ns: int, executions: list[Execution]) -> None:
+        authenticated = session.authenticated
+        executions += session.backend(body, at_ns)
+        if session.authenticated and not authenticated and not session.challenged:
+            self._note_unchallenged(session.connection)
 
     def _forget(self, connection: int, at_ns: int) -> None:
         self._sessions.pop(connection, None)
@@ -122,18 +123,21 @@ class Pipeline:
         if len(self.unchallenged) < 100:
             self.unchallenged.add(connection.user)
 
-    def _executed(self, executions: Iterable[Execution]) -> None:
+    def _executed(self, executions: list[Execution]) -> None:
+        facts, store, metrics, units = self._facts, self._store, self._metrics, self._units
         for execution in executions:
-            tables = self._facts.of(execution.text).tables
-            self._store.add_execution(execution, tables)
-            self._metrics.observe(execution, tables)
-            for analyzer in self._analyzers:
-                outcomes = analyzer.execution(execution)
+            store.add_execution(execution, facts.of(execution.text).tables)
+        for execution in executions:
+            metrics.observe(execution, facts.of(execution.text).tables)
+        for look in self._lookers:
+            for execution in executions:
+                outcomes = look(execution)
                 if outcomes:
                     self._take(outcomes)
-            units = self._units.add(execution)
-            if units:
-                self._complete(units)
+        for execution in executions:
+            complete = units.add(execution)
+            if complete:
+                self._complete(complete)
 
     def _complete(self, units: Iterable[Unit]) -> None:
         for unit in units:
@@ -146,3 +150,16 @@ class Pipeline:
                 self._ask(outcome)
             else:
                 self._metrics.finding(self._store.add_finding(outcome))
+
+
+def _told(session: Session, kind: int, body: bytes, at_ns: int) -> None:
+    """The rarer records."""
+    match kind:
+        case batch.STALLED:
+            session.stalled(int.from_bytes(body, "big"), at_ns)
+        case batch.STARTUP:
+            session.startup(body, at_ns)
+        case batch.STATEMENT:
+            session.statement(body)
+        case batch.GAP:
+            session.resync(msgspec.json.decode(body, type=batch.ShedGap).status, at_ns)

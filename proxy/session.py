@@ -27,16 +27,17 @@ from pgtattle.proxy.wire.frames import MAX_PENDING
 from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_STATEMENTS: Final = 10_000
+MAX_TAG: Final = 100
 
 Read = Callable[[str, bool], tuple[Text, ...]]
 
-_LENGTH = struct.Struct("!I")
+_length = struct.Struct("!I").unpack_from
 _BIND, _CLOSE, _DESCRIBE, _EXECUTE, _FUNCTION, _PARSE, _QUERY, _SYNC, _COPY_DONE, _COPY_FAIL = b"BCDEFPQScf"
 _PARSED, _BOUND, _CLOSED, _COMPLETE, _EMPTY, _ERROR, _READY, _SUSPENDED = b"123CIEZs"
 _COPY_IN, _AUTHENTICATION, _STATUS, _KEY, _TYPES, _NO_DATA, _ROWS, _ROW = b"GRSKtnTD"
 
 
-class _Portal(Struct):
+class _Portal(Struct, gc=False):
     """A bound statement; `begun` when an Execute of it was answered."""
 
     prepared: Prepared
@@ -44,15 +45,15 @@ class _Portal(Struct):
     running: Running
 
 
-class _Request(Struct):
-    """A message that waits for its answer. `body` is cut where `whole` is false."""
+class _Request(Struct, gc=False):
+    """A message that waits for its answer; `name` is an Execute's portal, a Parse's statement."""
 
     kind: int
     at_ns: int
     size: int
     exchange: int = 0
     body: bytes = b""
-    whole: bool = True
+    name: bytes = b""
     texts: tuple[Text, ...] = ()
     prepared: Prepared | None = None
     done: int = 0
@@ -94,26 +95,42 @@ class Session:
             application=given.get("application_name", ""),
         )
 
-    def frontend(self, frames: bytes, at_ns: int) -> list[Execution]:
+    def frontend(self, frames: bytes, at_ns: int) -> None:
         """Frames of the client. Raises ProtocolViolation where they cannot be."""
+        position, end = 0, len(frames)
         try:
-            for kind, body, size, whole in _split(frames):
-                self._request(kind, body, size, whole, at_ns)
+            while position < end:
+                kind = frames[position]
+                size = _length(frames, position + 1)[0]
+                body = frames[position + 5 : position + 1 + size]
+                position += 1 + size
+                if kind == PREFIX:
+                    kind, length = PREFIX_HEAD.unpack_from(body)
+                    self._request(kind, body[PREFIX_HEAD.size :], 1 + length, False, at_ns)
+                else:
+                    self._request(kind, body, 1 + size, True, at_ns)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation("bad_message", str(error)) from error
-        return []
 
     def backend(self, frames: bytes, at_ns: int) -> list[Execution]:
         """Frames of the server: the executions of the exchanges that ended. Raises ProtocolViolation."""
         executions: list[Execution] = []
+        position, end = 0, len(frames)
         try:
-            for kind, body, size, _ in _split(frames):
+            while position < end:
+                kind = frames[position]
+                size = _length(frames, position + 1)[0]
+                start = position + 5
+                position += 1 + size
                 if kind == COUNTED:
-                    self._counted(body, at_ns)
+                    self._counted(frames, start, at_ns)
                 elif kind == _READY:
-                    executions += self._end_exchange(chr(body[0]))
+                    executions += self._end_exchange(chr(frames[start]))
+                elif kind == PREFIX:
+                    kind, length = PREFIX_HEAD.unpack_from(frames, start)
+                    self._answer(kind, frames[start + PREFIX_HEAD.size : position], 1 + length, at_ns)
                 else:
-                    self._answer(kind, body, size, at_ns)
+                    self._answer(kind, frames[start:position], 1 + size, at_ns)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation("bad_message", str(error)) from error
         return executions
@@ -157,10 +174,13 @@ class Session:
             texts = self._lex(body if end < 0 else body[:end], whole)
             request = _Request(kind, at_ns, size, self._asked, texts=texts)
             self._asked += 1
-        elif kind in (_PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE):
-            request = _Request(kind, at_ns, size, self._asked, body, whole)
+        elif kind == _EXECUTE:
+            request = _Request(kind, at_ns, size, self._asked, b"", body[: body.index(0)])
+        elif kind in (_PARSE, _BIND, _DESCRIBE, _CLOSE):
+            request = _Request(kind, at_ns, size, self._asked, body)
             if kind == _PARSE:
                 name, sql, types = messages.parse(body, whole)
+                request.name = name
                 request.prepared = self._prepare(name, sql, types, whole, self._asked)
         elif kind in (_SYNC, _FUNCTION):
             request = _Request(kind, at_ns, size, self._asked)
@@ -197,14 +217,14 @@ class Session:
 
     def _answer(self, kind: int, body: bytes, size: int, at_ns: int) -> None:
         if kind == _COMPLETE:
-            self._complete(body[:-1].decode("utf-8", "replace"), None, at_ns, size)
+            self._complete(*messages.command_tag(body[:MAX_TAG]), at_ns, size)
         elif kind == _PARSED:
             request = self._expect(_PARSE)
             self._pending.popleft()
             assert request.prepared is not None
             if len(self._statements) >= MAX_STATEMENTS:
                 raise ProtocolViolation("state_cap", "too many prepared statements")
-            self._statements[messages.string(request.body, 0)[0]] = request.prepared
+            self._statements[request.name] = request.prepared
             self._running.sent += request.size
         elif kind == _BOUND:
             self._bound(self._expect(_BIND))
@@ -236,14 +256,14 @@ class Session:
             name, value = body[:-1].split(b"\0", 1)
             self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
         elif kind == _KEY:
-            self.connection = replace(self.connection, backend_pid=_LENGTH.unpack_from(body)[0])
+            self.connection = replace(self.connection, backend_pid=_length(body)[0])
 
-    def _counted(self, body: bytes, at_ns: int) -> None:
-        kind, frames, size = COUNTED_BODY.unpack(body)
+    def _counted(self, frames: bytes, start: int, at_ns: int) -> None:
+        kind, count, size = COUNTED_BODY.unpack_from(frames, start)
         running = self._current()
         running.received += size
         if kind == _ROW:
-            running.rows += frames
+            running.rows += count
             if not running.first_row_ns:
                 running.first_row_ns = at_ns
 
@@ -251,12 +271,17 @@ class Session:
         """The execution that the server is at: a portal's own, or that of the simple query."""
         head = self._head()
         if head is not None and head.kind == _EXECUTE:
-            portal = self._portals.get(messages.string(head.body, 0)[0])
+            portal = self._portals.get(head.name)
             if portal is not None:
-                if not portal.running.started_ns:
-                    portal.running.started_ns = max(head.at_ns, self._free_at)
-                return portal.running
+                return self._started(head, portal.running)
         return self._running
+
+    def _started(self, request: _Request, running: Running) -> Running:
+        """An execution starts when it was asked for, or when the one before it ended."""
+        if not running.started_ns:
+            free_at = self._free_at
+            running.started_ns = request.at_ns if request.at_ns > free_at else free_at
+        return running
 
     def _bound(self, request: _Request) -> None:
         self._pending.popleft()
@@ -273,24 +298,26 @@ class Session:
         """A statement made before anyone looked, or by SQL's PREPARE."""
         return self._prepare(name, b"", (), True, 0)
 
-    def _complete(self, tag: str, sqlstate: str | None, at_ns: int, size: int) -> None:
+    def _complete(self, tag: str, rows: int | None, at_ns: int, size: int) -> None:
         request = self._expect(_QUERY, _EXECUTE)
-        running = self._current()
-        running.received += size
-        if not running.started_ns:
-            running.started_ns = max(request.at_ns, self._free_at)
-        text, parameters, prepared = self._what(request)
-        running.sent += request.size if not request.done else 0
         if request.kind == _QUERY:
+            running, self._running = self._started(request, self._running), Running()
+            text, parameters, prepared = self._what(request)
+            running.sent += request.size if not request.done else 0
             request.done += 1
-            self._running = Running()
         else:
             self._pending.popleft()
-            name = messages.string(request.body, 0)[0]
-            portal = self._portals.get(name)
-            if portal is not None:
-                portal.running = Running()
-        self._finish(Done(text, parameters, prepared, running, tag, sqlstate, at_ns))
+            portal = self._portals.get(request.name)
+            if portal is None:
+                running, self._running = self._started(request, self._running), Running()
+                text, parameters, prepared = self._what(request)
+            else:
+                running, portal.running = self._started(request, portal.running), Running()
+                parameters, prepared = portal.parameters, portal.prepared
+                text = prepared.text
+            running.sent += request.size
+        running.received += size
+        self._finish(Done(text, parameters, prepared, running, tag, None, at_ns, rows))
 
     def _what(self, request: _Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
         """Text and parameters of the execution that a request is at."""
@@ -304,7 +331,7 @@ class Session:
             prepared = self._statements.get(statement) or self._unknown(statement)
             parameters = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
             return prepared.text, parameters, prepared
-        portal = self._portals.get(messages.string(request.body, 0)[0])
+        portal = self._portals.get(request.name)
         if portal is None:
             prepared = self._unknown(b"")
             return prepared.text, (), prepared
@@ -333,12 +360,8 @@ class Session:
         running.sent += request.size
 
     def _current_of(self, request: _Request) -> Running:
-        portal = self._portals.get(messages.string(request.body, 0)[0])
-        if portal is None:
-            return self._running
-        if not portal.running.started_ns:
-            portal.running.started_ns = max(request.at_ns, self._free_at)
-        return portal.running
+        portal = self._portals.get(request.name)
+        return self._running if portal is None else self._started(request, portal.running)
 
     def _error(self, sqlstate: str, at_ns: int, size: int) -> None:
         request = self._head()
@@ -348,12 +371,12 @@ class Session:
         if request.kind in (_QUERY, _EXECUTE, _PARSE, _BIND):
             text, parameters, prepared = self._what(request)
             running = self._current() if request.kind in (_QUERY, _EXECUTE) else self._running
-            running.started_ns = running.started_ns or max(request.at_ns, self._free_at)
+            self._started(request, running)
             running.sent += request.size
             running.received += size
             self._running = Running()
             if request.kind == _EXECUTE:
-                self._portals.pop(messages.string(request.body, 0)[0], None)
+                self._portals.pop(request.name, None)
             self._finish(Done(text, parameters, prepared, running, "", sqlstate, at_ns))
         if request.kind == _QUERY:
             request.done += 1
@@ -420,25 +443,7 @@ class Session:
             # A simple query destroys the unnamed statement and portal.
             self._statements.pop(b"", None)
             self._end_portal(b"")
-        if status == "I":
+        if status == "I" and self._portals:
             self._end_portals()
         self._running = Running()
         return self._exchanges.end(status, self.connection)
-
-
-def _split(frames: bytes) -> list[tuple[int, bytes, int, bool]]:
-    """Trimmed frames as (type, body, bytes on the wire, whole)."""
-    found: list[tuple[int, bytes, int, bool]] = []
-    position, end = 0, len(frames)
-    unpack = _LENGTH.unpack_from
-    while position < end:
-        kind = frames[position]
-        size = unpack(frames, position + 1)[0]
-        body = frames[position + 5 : position + 1 + size]
-        position += 1 + size
-        if kind == PREFIX:
-            kind, length = PREFIX_HEAD.unpack_from(body)
-            found.append((kind, body[PREFIX_HEAD.size :], 1 + length, False))
-        else:
-            found.append((kind, body, 1 + size, True))
-    return found

@@ -55,7 +55,7 @@ class SessionTags:
                 self._reset(match[1].lower())
         elif statement.command == "DISCARD":
             self._reset("all")
-        elif statement.kind == "read" and "set_config" in statement.sql.lower():
+        elif statement.kind == "read" and "set_config" in statement.sql:
             self._set_config(text, parameters)
 
     def transaction_began(self) -> None:

@@ -23,7 +23,7 @@ from pgtattle.proxy.wire.scan import State
 from pgtattle.proxy.wire.startup import is_replication
 
 QUEUE_LIMIT: Final = 16 * 1024 * 1024
-FLUSH_SECONDS: Final = 0.005
+FLUSH_SECONDS: Final = 0.02
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from pgtattle.analyzers.sql.comments import tags
 from pgtattle.analyzers.sql.fingerprint import NormalForm, fingerprint, normalize
+from pgtattle.analyzers.sql.shapes import Template, shape, template
 from pgtattle.analyzers.sql.tokens import Token, capitals, tokenize, value
 from pgtattle.proxy.events import Statement, Text
 
@@ -80,6 +81,7 @@ class Texts:
 
     def __init__(self, max_entries: int = 10_000, max_bytes: int = 32 * 1024 * 1024) -> None:
         self._cache: Bounded[str, tuple[Text, ...]] = Bounded(max_entries, max_bytes)
+        self._shapes: Bounded[str, Template | Literal["seen", "none"]] = Bounded(max_entries, max_bytes)
         self._statements: Bounded[str, Statement] = Bounded(2 * max_entries, max_bytes)
 
     def read(self, sql: str, truncated: bool = False) -> tuple[Text, ...]:
@@ -90,11 +92,36 @@ class Texts:
         cut = sql.partition("\0")[0]
         if len(cut) > MAX_SQL:
             cut, truncated = cut[:MAX_SQL], True
-        pieces = _split(tokenize(cut))
-        texts = tuple(self._text(cut, tokens, len(pieces) == 1, truncated) for tokens in pieces)
-        if len(sql) <= MAX_CACHED_TEXT and not truncated:
-            self._cache.put(sql, texts, 2 * len(sql) + 500)
+        if truncated or len(cut) > MAX_CACHED_TEXT:
+            return self._lex(cut, truncated)
+        alike = self._alike(cut)
+        if alike is not None:
+            return (alike,)
+        texts = self._lex(cut, False)
+        self._cache.put(sql, texts, 2 * len(sql) + 500)
         return texts
+
+    def _alike(self, sql: str) -> Text | None:
+        """The text, by what is known of its shape; None where it must be lexed."""
+        found = shape(sql)
+        if found is None:
+            return None
+        known = self._shapes.get(found.key)
+        if known is None:
+            # Most shapes are never seen again: a template is made for the second text.
+            self._shapes.put(found.key, "seen", len(found.key) + 200)
+            return None
+        if known == "seen":
+            plain = None if _SECRET.search(found.key) else template(found, lambda sql: self._lex(sql, False))
+            known = plain or "none"
+            self._shapes.put(found.key, known, len(found.key) + 500)
+        if isinstance(known, str) or (found.holds_strings and _SECRET_TEXT.search("\n".join(found.literals))):
+            return None
+        return known.text(sql, found, tags(found.comments) if found.comments else {})
+
+    def _lex(self, sql: str, truncated: bool) -> tuple[Text, ...]:
+        pieces = _split(tokenize(sql))
+        return tuple(self._text(sql, tokens, len(pieces) == 1, truncated) for tokens in pieces)
 
     def _text(self, sql: str, tokens: list[Token], alone: bool, truncated: bool) -> Text:
         own = sql if alone else sql[tokens[0].start : tokens[-1].end]

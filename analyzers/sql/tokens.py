@@ -12,6 +12,10 @@ from typing import Final, Literal, NamedTuple
 
 Kind = Literal["word", "quoted", "string", "bits", "number", "parameter", "operator", "punctuation", "comment"]
 
+NUMBER: Final = (
+    r"0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?"
+)
+"""A number, as an expression."""
 _TOKEN: Final = re.compile(
     r"""
       \s+
@@ -22,8 +26,9 @@ _TOKEN: Final = re.compile(
     | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
     | (?P<parameter>\$\d+)
     | (?P<quoted>(?:[uU]&)?"[^"]*(?:""[^"]*)*(?:"|\Z))
-    | (?P<number>0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+
-        |(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?)
+    | (?P<number>"""
+    + NUMBER
+    + r""")
     | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
     | (?P<punctuation>::|:=|[()\[\],;.:])
     | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@#%^&|`?]){1,63})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.wire.values import parameter
@@ -105,7 +106,9 @@ def sqlstate(body: bytes) -> str:
     return "XX000"
 
 
-def tag_rows(tag: str) -> int | None:
-    """The number of rows of a command tag; None where it says none."""
+@lru_cache(1024)
+def command_tag(body: bytes) -> tuple[str, int | None]:
+    """CommandComplete: the tag, and the number of rows that it says; None where it says none."""
+    tag = body[:-1].decode("utf-8", "replace")
     last = tag.rpartition(" ")[2]
-    return int(last) if last.isdecimal() else None
+    return tag, int(last) if last.isdecimal() else None

@@ -86,7 +86,7 @@ class Talk:
 
     def client(self, *frames: bytes) -> Talk:
         self.now += MS
-        self.executions += self.session.frontend(b"".join(frames), self.now)
+        self.session.frontend(b"".join(frames), self.now)
         return self
 
     def server(self, *frames: bytes) -> Talk:
