@@ -32,7 +32,7 @@ check: .venv/.dev ## lint, format, types, layers, packaging
 	$(BIN)/pytest -q tests/test_packaging.py tests/test_imports.py
 
 bench: .venv/.dev ## compare with a direct connection and with PgBouncer
-	$(BIN)/python benchmarks/relay.py $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 screenshot: .venv/.dev ## draw docs/tui.svg from the running demo
 	$(BIN)/python docs/screenshot.py docs/tui.svg

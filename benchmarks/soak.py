@@ -1,41 +1,29 @@
-"""pgbench at full load through pgtattle for as long as you like: memory, descriptors and the accounting, every minute.
+"""pgbench at full load through pgtattle for as long as you like: memory, descriptors and the accounts, every minute.
 
-    python benchmarks/soak.py [--seconds 3600] [--every 60] [--output FILE]
+    python -m benchmarks.soak [--seconds 3600] [--every 60] [--output FILE]
 
 One line an interval: resident memory and open descriptors of both processes, and executions seen, shed and lost beside
-the transactions that pgbench counted. Exit code 1 when they do not add up or a descriptor was left behind.
+what pgbench sent. Exit code 1 when they do not add up or a descriptor was left behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import httpx
+from benchmarks import relay
+from benchmarks.targets import cluster, direct, pgtattle, resident_kib
 
-from pgtattle.proxy.demo.cluster import Cluster
-
-MODES = ("simple", "extended", "prepared")
-SET_UP_QUERIES = 2
-HEAD = (
-    "| minutes | relay MiB | profiler MiB | relay files | profiler files | seen | shed | lost | pgbench |\n"
+CLIENTS: Final = 4
+HEAD: Final = (
+    "| minutes | relay MiB | profiler MiB | relay files | profiler files | seen | shed | lost | sent |\n"
     + "|---" * 9
     + "|"
 )
-
-
-def resident(pid: int) -> float:
-    """MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def files(pid: int) -> int:
@@ -43,64 +31,33 @@ def files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def session(addresses: Mapping[str, str]) -> dict[str, Any]:
-    """The session's part of the report, once it stands still."""
-    before: dict[str, Any] = {}
-    while True:
-        found: dict[str, Any] = httpx.get(f"http://{addresses['api']}/api/v1/report", timeout=60).json()["session"]
-        if [found[key] for key in ("executions", "shed", "lost")] == [
-            before.get(key) for key in ("executions", "shed", "lost")
-        ]:
-            return found
-        before = found
-        time.sleep(1.0)
-
-
 def soak(seconds: int, every: int) -> tuple[str, bool]:
     """The table, and whether everything was accounted for and given back."""
-    with Cluster(18) as cluster:
-        where = ["-h", "127.0.0.1", "-U", cluster.user, "postgres"]
-        subprocess.run(
-            ["pgbench", "-i", "-q", "-s", "5", "-p", str(cluster.port), *where], check=True, capture_output=True
-        )
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "pgtattle.proxy.cli", "serve", "--upstream", cluster.dsn()),
-                *("--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--print-addresses"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdout is not None
-        try:
-            addresses = json.loads(process.stdout.readline())
-            port = addresses["listen"].rsplit(":", 1)[1]
-            pids = addresses["pid"], addresses["profiler_pid"]
-            lines = [HEAD]
-            transactions = runs = 0
-            begun = time.monotonic()
-            idle = files(pids[0])
-            while time.monotonic() - begun < seconds:
-                mode = MODES[runs % len(MODES)]
-                load = ["pgbench", "-n", "-S", "-M", mode, "-c", "4", "-T", str(every), "-p", port, *where]
-                done = subprocess.run(load, check=True, capture_output=True, text=True)
-                transactions += int(done.stdout.split("processed:")[1].split()[0])
-                runs += 1
-                now = session(addresses)
-                lines.append(
-                    f"| {(time.monotonic() - begun) / 60:.1f} | {resident(pids[0]):.1f} | {resident(pids[1]):.1f} "
-                    f"| {files(pids[0])} | {files(pids[1])} "
-                    f"| {now['executions']:,} | {now['shed']:,} | {now['lost']:,} "
-                    f"| {transactions + SET_UP_QUERIES * runs:,} |"
-                )
-                print(lines[-1], flush=True)
-            accounted = now["executions"] + now["shed"] + now["lost"] == transactions + SET_UP_QUERIES * runs
-            given_back = files(pids[0]) <= idle + 1
-            return "\n".join(lines) + "\n", accounted and given_back
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+    with cluster() as server, direct(server) as around, pgtattle(server) as target:
+        relay.prepare(around)
+        pids = list(target.processes.values())
+        start = target.session()
+        lines = [HEAD]
+        sent, runs = 0, 0
+        exact = True
+        begun = time.monotonic()
+        idle = files(target.relay)
+        while time.monotonic() - begun < seconds:
+            mode = relay.MODES[runs % len(relay.MODES)]
+            sent += relay.load(target, mode, CLIENTS, every).sent
+            runs += 1
+            target.cpu_ns()
+            now = target.accounts(start, sent)
+            exact = exact and now.exact
+            cells = [
+                f"{(time.monotonic() - begun) / 60:.1f}",
+                *(f"{resident_kib(pid) / 1024:.1f}" for pid in pids),
+                *(f"{files(pid)}" for pid in pids),
+                *(f"{number:,}" for number in (now.seen, now.shed, now.lost, now.sent)),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+        return "\n".join(lines) + "\n", exact and files(target.relay) <= idle + 1
 
 
 def main() -> None:
