@@ -4,8 +4,8 @@
     python -m benchmarks --redraw
 
 Everything runs on this machine and needs it for itself. The figures of every round go to results.json, from which
-`--redraw` makes the page anew, with the prose of template.md. With `--only` nothing is written.
-Exit code 1 when an execution is not accounted for.
+`--redraw` makes the page anew, with the prose of template.md. A run of some parts only, or of less than five rounds,
+is printed and not written. Exit code 1 when an execution is not accounted for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmarks.targets import Target, cluster, openers
 
 HERE: Final = Path(__file__).parent
 PARTS: Final = ("relay", "large", "memory", "pipeline")
+LEAST_ROUNDS: Final = 5
 REST_SECONDS: Final = 0.75
 """What a pgbench run takes beyond its own time: coming to rest, and the accounts."""
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "README.md")
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
+    kept = not options.only and options.rounds >= LEAST_ROUNDS
     if options.redraw:
         results = msgspec.json.decode(options.results.read_bytes(), type=Results)
     else:
@@ -111,11 +113,11 @@ def main() -> None:
             if shutil.which(program) is None:
                 raise SystemExit(f"{program} is not installed (Debian: postgresql-client and postgresql-contrib)")
         results = run(options)
-        if not options.only:
+        if kept:
             options.results.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     text = page.page(results)
     print(text)
-    if not options.only:
+    if kept or options.redraw:
         options.output.write_text(text, encoding="utf-8")
     failures = page.failures(results)
     for failure in failures:

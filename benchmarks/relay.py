@@ -22,9 +22,9 @@ SET_UP_QUERIES: Final = 2
 SCALE: Final = 5
 
 
-def prepare(target: Target) -> None:
+def prepare(target: Target, scale: int = SCALE) -> None:
     """Make pgbench's tables."""
-    _pgbench(target, "-i", "-q", "-s", str(SCALE))
+    _pgbench(target, "-i", "-q", "-s", str(scale))
 
 
 def measure(
