@@ -44,7 +44,10 @@ class SessionTags:
         statement = text.statement
         if not succeeded:
             return
-        if statement.command == "SET":
+        if statement.kind == "read":
+            if "set_config" in statement.sql:
+                self._set_config(text, parameters)
+        elif statement.command == "SET":
             match = _SET.match(text.sql)
             if match is not None and _WATCHED.fullmatch(match[2]):
                 value = match[3].replace("''", "'") if match[3] is not None else match[4]
@@ -55,8 +58,6 @@ class SessionTags:
                 self._reset(match[1].lower())
         elif statement.command == "DISCARD":
             self._reset("all")
-        elif statement.kind == "read" and "set_config" in statement.sql:
-            self._set_config(text, parameters)
 
     def transaction_began(self) -> None:
         """A transaction block is open: what is set from its first statement on may be undone."""

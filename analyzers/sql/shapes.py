@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -84,11 +85,13 @@ def shape(sql: str) -> Shape | None:
             comments.append(trailing[1])
             body = body[:start]
     pieces = _PIECE.findall(body)
+    if len("".join(chain.from_iterable(pieces))) != len(body):
+        # The walk stopped somewhere, and something was left out.
+        return None
     literals = [string or number for _, string, number in pieces if string or number]
-    between = [before + _STRING if string else before for before, string, _ in pieces]
-    # Where the walk stopped before the end, something was left out.
-    walked = sum([len(before) + len(string) + len(number) for before, string, number in pieces])
-    return Shape("\0".join(between), literals, comments) if walked == len(body) else None
+    return Shape(
+        "\0".join([before + _STRING if string else before for before, string, _ in pieces]), literals, comments
+    )
 
 
 def template(shape: Shape, lex: Callable[[str], tuple[Text, ...]]) -> Template | None:

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.wire.values import parameter
 
-_U2 = struct.Struct("!H")
-_I4 = struct.Struct("!i")
+_u2 = struct.Struct("!H").unpack_from
+_i4 = struct.Struct("!i").unpack_from
 
 ENCODINGS = {
     "UTF8": "utf-8",
@@ -51,7 +51,7 @@ def parse(body: bytes, whole: bool) -> tuple[bytes, bytes, tuple[int, ...]]:
     sql, position = string(body, position)
     if len(body) < position + 2:
         return name, sql, ()
-    count = _U2.unpack_from(body, position)[0]
+    count = _u2(body, position)[0]
     if len(body) < position + 2 + 4 * count:
         return name, sql, ()
     return name, sql, struct.unpack_from(f"!{count}I", body, position + 2)
@@ -68,34 +68,34 @@ def bind_parameters(
     body: bytes, position: int, types: tuple[int, ...], encoding: str, decode: Callable[..., Parameter] = parameter
 ) -> tuple[Parameter, ...]:
     """Bind: the parameters that are there whole, decoded by `types` (0 where a type is not known)."""
-    count = _U2.unpack_from(body, position)[0]
+    count = _u2(body, position)[0]
     position += 2
     formats = struct.unpack_from(f"!{count}H", body, position) if count else ()
     position += 2 * count
-    total = _U2.unpack_from(body, position)[0]
+    total = _u2(body, position)[0]
     position += 2
     end = len(body)
+    known = len(types)
     found = []
     for number in range(total):
         if position + 4 > end:
             break
-        size = _I4.unpack_from(body, position)[0]
+        size = _i4(body, position)[0]
         position += 4
-        if size < 0:
-            raw = None
-        else:
+        raw = None
+        if size >= 0:
             if position + size > end:
                 break
             raw = body[position : position + size]
             position += size
         binary = bool(formats[number] if count > 1 else formats[0]) if count else False
-        found.append(decode(types[number] if number < len(types) else 0, binary, raw, encoding))
+        found.append(decode(types[number] if number < known else 0, binary, raw, encoding))
     return tuple(found)
 
 
 def parameter_types(body: bytes) -> tuple[int, ...]:
     """ParameterDescription."""
-    return struct.unpack_from(f"!{_U2.unpack_from(body)[0]}I", body, 2)
+    return struct.unpack_from(f"!{_u2(body)[0]}I", body, 2)
 
 
 def sqlstate(body: bytes) -> str:

@@ -38,6 +38,8 @@ def parameter(oid: int, binary: bool, raw: bytes | None, encoding: str = "utf-8"
     """One bound parameter; `raw` None is NULL."""
     if raw is None:
         return Parameter(oid, None)
+    if not binary and len(raw) <= MAX_VALUE:
+        return Parameter(oid, raw.decode(encoding, "replace"))
     if not binary:
         return _cut(oid, raw[: MAX_VALUE * 4].decode(encoding, "replace"), len(raw) > MAX_VALUE * 4)
     decode = _BINARY.get(oid)
