@@ -11,7 +11,7 @@ PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test check bench screenshot requirements clean
+.PHONY: help venv demo test check compat bench screenshot requirements clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,9 @@ check: .venv/.dev ## lint, format, types, layers, packaging
 
 bench: .venv/.dev ## compare with a direct connection and with PgBouncer
 	$(BIN)/python -m benchmarks $(ARGS)
+
+compat: .venv/.dev ## run public test suites directly and through pgtattle, and compare
+	@$(BIN)/python -m tests.compat $(ARGS)
 
 screenshot: .venv/.dev ## draw docs/tui.svg from the running demo
 	$(BIN)/python docs/screenshot.py docs/tui.svg

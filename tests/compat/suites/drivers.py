@@ -1,0 +1,94 @@
+"""Suites of Python packages that pytest runs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from tests.compat.outcomes import Outcomes
+from tests.compat.server import Server
+from tests.compat.suites.suite import run_telling
+from tests.compat.workshop import Workshop
+
+PYTEST: Final = ("pytest==9.0.2", "pytest-timeout==2.4.0")
+
+
+@dataclass
+class PytestSuite:
+    """Tests from a release's sdist or, without a `version`, from a folder that the user names.
+
+    They run in a copy of `parts` of the sources, so that the installed package is tested and not the one beside them.
+    `arguments` go to pytest; `set_up` prepares the server.
+    """
+
+    name: str
+    package: str
+    version: str | None
+    requirements: Sequence[str]
+    parts: Sequence[str]
+    arguments: Callable[[Server], Sequence[str]]
+    set_up: Callable[[Server], None] = lambda server: None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    _source: Path = field(default=Path(), init=False)
+    _python: Path = field(default=Path(), init=False)
+
+    def prepare(self, workshop: Workshop, server_version: int) -> str:
+        self._source = workshop.sdist(self.package, self.version) if self.version else workshop.source(self.name)
+        requirements = [one.format(source=self._source, version=self.version) for one in self.requirements]
+        self._python = workshop.python(self.name, [*requirements, *PYTEST])
+        ask = f"from importlib.metadata import version; print(version({self.package!r}))"
+        return subprocess.run([str(self._python), "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+
+    def run(self, server: Server, folder: Path, only: Collection[str]) -> Outcomes:
+        tree = folder / "tree"
+        tree.mkdir()
+        for part in self.parts:
+            if (self._source / part).is_dir():
+                shutil.copytree(self._source / part, tree / part)
+            else:
+                shutil.copy(self._source / part, tree / part)
+        self.set_up(server)
+        command = [str(self._python), "-m", "pytest", "-p", "compat_pytest", "-p", "no:cacheprovider", "--timeout=120"]
+        return run_telling(
+            [*command, *self.arguments(server)],
+            cwd=tree,
+            environment={**server.environment(), **self.environment},
+            folder=folder,
+            only=only,
+        )
+
+
+def execute(server: Server, *statements: str, database: str = "postgres") -> None:
+    with psycopg.connect(server.dsn(database), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+ASYNCPG: Final = PytestSuite(
+    name="asyncpg",
+    package="asyncpg",
+    version="0.32.0",
+    requirements=("asyncpg=={version}", "uvloop", "distro"),
+    parts=("tests", "pyproject.toml"),
+    # The others start servers of their own, or look at the sources' style and version.
+    arguments=lambda server: ["tests", "--ignore=tests/test__sourcecode.py", "--ignore=tests/test__environment.py"],
+)
+
+PG8000: Final = PytestSuite(
+    name="pg8000",
+    package="pg8000",
+    version="1.31.6",
+    requirements=("pg8000=={version}", "pytest-benchmark==5.2.3", "pytest-mock==3.15.1", "pytz"),
+    parts=("test", "README.md"),
+    # Those in auth/ want a server for each method of authentication.
+    arguments=lambda server: ["test", "--ignore-glob=*/auth/*", "--benchmark-disable"],
+)
+
+SUITES: Final = (PG8000, ASYNCPG)
