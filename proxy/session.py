@@ -27,6 +27,7 @@ from pgtattle.proxy.wire.frames import MAX_PENDING
 from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_STATEMENTS: Final = 10_000
+"""Of a connection with more, the oldest are forgotten: their later executions count, as ones of an unknown text."""
 MAX_TAG: Final = 100
 
 Read = Callable[[str, bool], tuple[Text, ...]]
@@ -218,16 +219,21 @@ class Session:
     def _answer(self, kind: int, body: bytes, size: int, at_ns: int) -> None:
         if kind == _COMPLETE:
             self._complete(*messages.command_tag(body[:MAX_TAG]), at_ns, size)
+        elif kind in (_ROWS, _NO_DATA):
+            head = self._head()
+            if head is not None and head.kind == _DESCRIBE:
+                self._pending.popleft()
+            self._running.received += size
+        elif kind == _BOUND:
+            self._bound(self._expect(_BIND))
         elif kind == _PARSED:
             request = self._expect(_PARSE)
             self._pending.popleft()
             assert request.prepared is not None
-            if len(self._statements) >= MAX_STATEMENTS:
-                raise ProtocolViolation("state_cap", "too many prepared statements")
             self._statements[request.name] = request.prepared
+            if len(self._statements) > MAX_STATEMENTS:
+                del self._statements[next(iter(self._statements))]
             self._running.sent += request.size
-        elif kind == _BOUND:
-            self._bound(self._expect(_BIND))
         elif kind == _CLOSED:
             request = self._expect(_CLOSE)
             self._pending.popleft()
@@ -237,11 +243,6 @@ class Session:
             prepared = self._statements.get(request.body[1:-1])
             if prepared is not None:
                 prepared.types = messages.parameter_types(body)
-        elif kind in (_ROWS, _NO_DATA):
-            head = self._head()
-            if head is not None and head.kind == _DESCRIBE:
-                self._pending.popleft()
-            self._running.received += size
         elif kind == _EMPTY:
             self._complete("", None, at_ns, size)
         elif kind == _ERROR:

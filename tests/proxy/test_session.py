@@ -469,6 +469,16 @@ def test_a_client_that_never_waits_is_given_up() -> None:
     assert caught.value.reason == "state_cap"
 
 
+def test_of_too_many_prepared_statements_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgtattle.proxy.session.MAX_STATEMENTS", 2)
+    talk = Talk()
+    for name in ("a", "b", "c"):
+        talk.client(parse(f"SELECT 1 AS {name}", name), SYNC).server(frame("1"), ready())
+    for name in ("a", "c"):
+        talk.client(bind(name=name), execute(), SYNC).server(frame("2"), rows(1), complete("SELECT 1"), ready())
+    assert [one.text.sql for one in talk.executions] == ["", "SELECT 1 AS c"]
+
+
 kinds = st.sampled_from([*b"QPBDECSHFcfX", *b"123CIEZTtnsGHWSNAVRKv", COUNTED, PREFIX])
 any_frame = st.tuples(kinds, st.binary(max_size=40)).map(lambda pair: frame(*pair))
 
