@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks import large, memory, page, pipeline, relay
@@ -78,6 +80,15 @@ def test_a_missing_execution_is_told() -> None:
     )  # fmt: skip
     found = Results(machine=page.machine("18", None), rounds=1, seconds=1, runs=[run])
     assert page.failures(found) == ["pgtattle, simple, 4 clients: 11 sent, 8 seen + 1 shed + 1 lost"]
+
+
+def test_the_page_is_drawn_again_from_what_was_kept(results: Results, tmp_path: Path) -> None:
+    kept, drawn = tmp_path / "results.json", tmp_path / "page.md"
+    kept.write_bytes(msgspec.json.encode(results))
+    command = [sys.executable, "-m", "benchmarks", "--redraw", "--results", str(kept), "--output", str(drawn)]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert drawn.read_text() == page.page(results)
 
 
 @pytest.mark.parametrize("module", ["benchmarks", "benchmarks.soak"])
