@@ -93,6 +93,7 @@ def test_wal_is_received_and_the_server_can_shut_down_cleanly(serve: Serve, tmp_
         run(*command("pg_receivewal", served, "--slot", "received", "--create-slot"))
         words = command("pg_receivewal", served, "-D", tmp_path, "--slot", "received", "--no-loop", "--synchronous")
         with running(words) as receiver:
+            wait_for(lambda: list(tmp_path.glob("*.partial")), 20)
             for _ in range(3):
                 fill(database)
                 with psycopg.connect(database.dsn, autocommit=True) as connection:
