@@ -1,0 +1,176 @@
+"""Too many clients, too fast, too slow to say what they want: who waits, who is refused, and what is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import select
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from tests.conftest import Database, Serve, Served
+from tests.end_to_end.watching import (
+    MIB,
+    await_count,
+    backends,
+    descriptors,
+    memory,
+    metric,
+    relay_pid,
+    settled,
+    wait_for,
+)
+from tests.end_to_end.wire import PATIENCE, TERMINATE, Client, kinds, query, split, sqlstate, startup
+
+IDLE = 2_000
+A_SECOND = 500
+
+
+@pytest.fixture(autouse=True)
+def many_descriptors() -> Iterator[None]:
+    """The clients are in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def log_in(database: Database) -> Client:
+    client = Client(database)
+    client.login(application_name="one of many")
+    return client
+
+
+@pytest.mark.slow
+def test_two_thousand_idle_sessions_are_had_and_given_back(trusting: Database, serve: Serve) -> None:
+    served = serve(trusting)
+    pid = relay_pid(served)
+    log_in(served.database).close()
+    idle, before = memory(pid), descriptors(pid)
+    with ThreadPoolExecutor(16) as pool:
+        clients = list(pool.map(log_in, [served.database] * IDLE))
+    assert backends(trusting, "one of many") == IDLE
+    wait_for(lambda: metric(served, "pgtattle_client_connections") == IDLE)
+    assert memory(pid) - idle < 64 * MIB
+    for client in clients[:: IDLE // 20]:
+        assert kinds(client.ask(query("SELECT 1"))) == b"TDCZ"
+    for client in clients:
+        client.close()
+    wait_for(lambda: backends(trusting, "one of many") == 0)
+    wait_for(lambda: descriptors(pid) <= before)
+    wait_for(lambda: metric(served, "pgtattle_client_connections") == 0)
+    await_count(served, 20)
+
+
+def test_five_hundred_connections_a_second_all_get_their_answers(served: Served) -> None:
+    """They come at that rate, whatever becomes of those before them."""
+    database, before = served.database, settled(served)
+    opening = startup(user=database.user, database=database.name) + query("SELECT 'hello'") + TERMINATE
+
+    async def one(number: int) -> bytes:
+        await asyncio.sleep(number / A_SECOND)
+        reader, writer = await asyncio.open_connection(database.host, database.port)
+        writer.write(opening)
+        answer = await reader.read(-1)
+        writer.close()
+        return answer
+
+    async def storm() -> list[bytes]:
+        async with asyncio.timeout(60):
+            return await asyncio.gather(*map(one, range(2 * A_SECOND)))
+
+    for answer in asyncio.run(storm()):
+        assert kinds(split(answer)) == b"RKZTDCZ"
+        assert b"\0\0\0\5hello" in answer
+    await_count(served, before + 2 * A_SECOND)
+
+
+def test_stalled_startups_cost_nobody_else_anything(trusting: Database, serve: Serve) -> None:
+    served = serve(trusting, "--login-timeout", "4")
+    pid = relay_pid(served)
+    before, idle = descriptors(pid), memory(pid)
+    beginnings = (b"", b"\0", startup(user="postgres")[:-1])
+    address = (served.database.host, served.database.port)
+    stalled = [socket.create_connection(address, PATIENCE) for _ in range(3_000)]
+    for number, one in enumerate(stalled):
+        one.sendall(beginnings[number % len(beginnings)])
+    with psycopg.connect(served.database.dsn, connect_timeout=3) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname IS NULL").fetchone() is not None
+    assert memory(pid) - idle < 64 * MIB
+    for one in stalled:
+        assert one.recv(1) == b""
+        one.close()
+    wait_for(lambda: descriptors(pid) <= before)
+
+
+def test_without_descriptors_clients_wait_or_are_told_and_the_next_gets_in(
+    trusting: Database, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    served = serve(trusting)
+    pid = relay_pid(served)
+    wait_for(lambda: served.get("/readyz").status_code == 200)
+    before = descriptors(pid)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (before + 40, limits[1]))
+    clients = [Client(served.database) for _ in range(60)]
+    for client in clients:
+        client.begin()
+    wait_for(lambda: "raise ulimit -n" in capfd.readouterr().err)
+    time.sleep(1.5)
+    ready, _, _ = select.select([client.socket for client in clients], [], [], 0)
+    answered = [client for client in clients if client.socket in ready]
+    assert {first_answer(client) for client in answered} == {"in", "57P03"}
+    for client in answered:
+        client.close()
+    # There is room again, for those that waited at the door.
+    for client in clients:
+        if client not in answered:
+            assert first_answer(client) in ("in", "57P03")
+            client.close()
+    log_in(served.database).close()
+    wait_for(lambda: descriptors(pid) <= before)
+
+
+def first_answer(client: Client) -> str:
+    """Whether a client is in, or the SQLSTATE that it was refused with."""
+    first = client.frame()
+    return "in" if first.kind == b"R" else sqlstate(first)
+
+
+def test_beyond_the_limit_clients_are_refused_until_one_leaves(trusting: Database, serve: Serve) -> None:
+    served = serve(trusting, "--max-connections", "10")
+    inside = [log_in(served.database) for _ in range(10)]
+    for _ in range(5):
+        with Client(served.database) as outside:
+            outside.begin()
+            refusal = outside.frame()
+            assert sqlstate(refusal) == "53300"
+            assert outside.rest() == b""
+    wait_for(lambda: metric(served, "pgtattle_connections_total", result="refused") == 5)
+    # A cancel request takes no place.
+    with Client(served.database) as canceller:
+        canceller.send(bytes.fromhex("0000001004d2162e0000000000000000"))
+        assert canceller.rest() == b""
+    inside.pop().close()
+
+    def enters() -> bool:
+        try:
+            log_in(served.database).close()
+        except EOFError:
+            return False
+        return True
+
+    wait_for(enters)
+    for client in inside:
+        assert kinds(client.ask(query("SELECT 1"))) == b"TDCZ"
+        client.close()
+
+
+def test_more_connections_than_descriptors_is_refused_at_the_start(trusting: Database, serve: Serve) -> None:
+    with pytest.raises(AssertionError, match="pgtattle serve ended with 2"):
+        serve(trusting, "--max-connections", "100000000")
