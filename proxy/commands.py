@@ -85,8 +85,13 @@ async def run(
     if report is None:
         say("pgtattle: the analysis did not end: there is no report")
         return code or INCOMPLETE
-    write(outputs, report)
-    return code or _judge(report, gate, baseline)
+    missing = 0
+    try:
+        write(outputs, report)
+    except UsageError as error:
+        say(f"pgtattle: {error}")
+        missing = INCOMPLETE
+    return code or _judge(report, gate, baseline) or missing
 
 
 async def watch(settings: Settings) -> int:
@@ -137,18 +142,21 @@ def check_outputs(outputs: Sequence[Output]) -> None:
 
 
 def write(outputs: Sequence[Output], report: Report) -> None:
-    """Write the reports."""
+    """Write the reports. Raises UsageError, which names those that could not be written, after the others are."""
     from pgtattle.analyzers.reports import FORMATS
 
+    failures = []
     for output in outputs:
         text = FORMATS[output.format](report)
-        if output.path == "-":
-            print(text)
-            continue
         try:
-            Path(output.path).write_text(text, encoding="utf-8")
+            if output.path == "-":
+                print(text, flush=True)
+            else:
+                Path(output.path).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"--report {output.format}={output.path}: {error.strerror}") from error
+            failures.append(f"--report {output.format}={output.path}: {error.strerror}")
+    if failures:
+        raise UsageError("; ".join(failures))
 
 
 def exit_code(returned: int) -> int:
