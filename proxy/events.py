@@ -143,7 +143,8 @@ class Execution(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def duration_ns(self) -> int:
         """Server time: from the last byte of the request to the last of the answer, less what the client stalled."""
-        return max(0, self.ended_ns - self.started_ns - self.stalled_ns)
+        duration = self.ended_ns - self.started_ns - self.stalled_ns
+        return duration if duration > 0 else 0
 
     @property
     def values(self) -> tuple[str | None, ...]:

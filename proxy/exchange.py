@@ -34,6 +34,28 @@ class Running(Struct, gc=False):
     suspended: bool = False
 
 
+class Portal(Struct, gc=False):
+    """A bound statement; `begun` when an Execute of it was answered."""
+
+    prepared: Prepared
+    parameters: tuple[Parameter, ...]
+    running: Running
+
+
+class Request(Struct, gc=False):
+    """A message that waits for its answer; `name` is an Execute's portal, a Parse's statement."""
+
+    kind: int
+    at_ns: int
+    size: int
+    exchange: int = 0
+    body: bytes = b""
+    name: bytes = b""
+    texts: tuple[Text, ...] = ()
+    prepared: Prepared | None = None
+    done: int = 0
+
+
 class Done(Struct, gc=False):
     """An execution that ended, in an exchange that did not yet. `prepared` is None in the simple protocol.
 
@@ -76,7 +98,6 @@ class Exchanges:
         """ReadyForQuery with `status`, or `?` for the end of the connection: the exchange's executions."""
         done, self._done = self._done, []
         transaction = self._transaction_of(status, done)
-        self.tags.transaction_began()
         executions = [
             self._execution(one, position, len(done), transaction, status, connection)
             for position, one in enumerate(done)

@@ -125,10 +125,11 @@ class Pipeline:
 
     def _executed(self, executions: list[Execution]) -> None:
         facts, store, metrics, units = self._facts, self._store, self._metrics, self._units
-        for execution in executions:
-            store.add_execution(execution, facts.of(execution.text).tables)
-        for execution in executions:
-            metrics.observe(execution, facts.of(execution.text).tables)
+        tables = [facts.of(execution.text).tables for execution in executions]
+        for execution, of_it in zip(executions, tables, strict=True):
+            store.add_execution(execution, of_it)
+        for execution, of_it in zip(executions, tables, strict=True):
+            metrics.observe(execution, of_it)
         for look in self._lookers:
             for execution in executions:
                 outcomes = look(execution)

@@ -15,12 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Execution, Parameter, Text
-from pgtattle.proxy.exchange import Done, Exchanges, Prepared, Running
+from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Request, Running
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 from pgtattle.proxy.wire.frames import MAX_PENDING
@@ -38,28 +37,6 @@ _PARSED, _BOUND, _CLOSED, _COMPLETE, _EMPTY, _ERROR, _READY, _SUSPENDED = b"123C
 _COPY_IN, _AUTHENTICATION, _STATUS, _KEY, _TYPES, _NO_DATA, _ROWS, _ROW = b"GRSKtnTD"
 
 
-class _Portal(Struct, gc=False):
-    """A bound statement; `begun` when an Execute of it was answered."""
-
-    prepared: Prepared
-    parameters: tuple[Parameter, ...]
-    running: Running
-
-
-class _Request(Struct, gc=False):
-    """A message that waits for its answer; `name` is an Execute's portal, a Parse's statement."""
-
-    kind: int
-    at_ns: int
-    size: int
-    exchange: int = 0
-    body: bytes = b""
-    name: bytes = b""
-    texts: tuple[Text, ...] = ()
-    prepared: Prepared | None = None
-    done: int = 0
-
-
 class Session:
     """One connection. `read` lexes SQL, `number` gives out execution ids; both are shared by all sessions."""
 
@@ -69,9 +46,9 @@ class Session:
         self.challenged = False
         self._read = read
         self._encoding = "utf-8"
-        self._pending: deque[_Request] = deque()
+        self._pending: deque[Request] = deque()
         self._statements: dict[bytes, Prepared] = {}
-        self._portals: dict[bytes, _Portal] = {}
+        self._portals: dict[bytes, Portal] = {}
         self._running = Running()
         self._skipping = False
         self._copying = False
@@ -120,18 +97,20 @@ class Session:
         try:
             while position < end:
                 kind = frames[position]
-                size = _length(frames, position + 1)[0]
+                size = _length(frames, position + 1)[0] + 1
                 start = position + 5
-                position += 1 + size
+                position += size
                 if kind == COUNTED:
                     self._counted(frames, start, at_ns)
-                elif kind == _READY:
+                    continue
+                if kind == PREFIX:
+                    kind, size = PREFIX_HEAD.unpack_from(frames, start)
+                    start += PREFIX_HEAD.size
+                    size += 1
+                if kind == _READY:
                     executions += self._end_exchange(chr(frames[start]))
-                elif kind == PREFIX:
-                    kind, length = PREFIX_HEAD.unpack_from(frames, start)
-                    self._answer(kind, frames[start + PREFIX_HEAD.size : position], 1 + length, at_ns)
-                else:
-                    self._answer(kind, frames[start:position], 1 + size, at_ns)
+                elif take := _ANSWERS.get(kind):
+                    take(self, frames[start:position], size, at_ns)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation("bad_message", str(error)) from error
         return executions
@@ -168,32 +147,33 @@ class Session:
             if kind != _SYNC:
                 return
             self._skipping = False
-        if kind == _SYNC and self._copying:
-            return
-        if kind == _QUERY:
-            end = body.find(b"\0")
-            texts = self._lex(body if end < 0 else body[:end], whole)
-            request = _Request(kind, at_ns, size, self._asked, texts=texts)
-            self._asked += 1
-        elif kind == _EXECUTE:
-            request = _Request(kind, at_ns, size, self._asked, b"", body[: body.index(0)])
-        elif kind in (_PARSE, _BIND, _DESCRIBE, _CLOSE):
-            request = _Request(kind, at_ns, size, self._asked, body)
-            if kind == _PARSE:
-                name, sql, types = messages.parse(body, whole)
-                request.name = name
-                request.prepared = self._prepare(name, sql, types, whole, self._asked)
-        elif kind in (_SYNC, _FUNCTION):
-            request = _Request(kind, at_ns, size, self._asked)
-            self._asked += 1
-        elif kind in (_COPY_DONE, _COPY_FAIL):
+        asked = self._asked
+        if kind == _EXECUTE:
+            request = Request(kind, at_ns, size, asked, b"", body[: body.index(0)])
+        elif kind == _BIND or kind == _DESCRIBE or kind == _CLOSE:
+            request = Request(kind, at_ns, size, asked, body)
+        elif kind == _SYNC or kind == _FUNCTION:
+            if kind == _SYNC and self._copying:
+                return
+            request = Request(kind, at_ns, size, asked)
+            self._asked = asked + 1
+        elif kind == _QUERY:
+            end = body.find(0)
+            request = Request(kind, at_ns, size, asked, texts=self._lex(body if end < 0 else body[:end], whole))
+            self._asked = asked + 1
+        elif kind == _PARSE:
+            name, sql, types = messages.parse(body, whole)
+            request = Request(kind, at_ns, size, asked, b"", name)
+            request.prepared = self._prepare(name, sql, types, whole, asked)
+        elif kind == _COPY_DONE or kind == _COPY_FAIL:
             self._copying = False
-            request = _Request(kind, at_ns, size)
+            request = Request(kind, at_ns, size)
         else:
             return
-        if len(self._pending) >= MAX_PENDING:
+        pending = self._pending
+        if len(pending) >= MAX_PENDING:
             raise ProtocolViolation("state_cap", "too many unanswered requests")
-        self._pending.append(request)
+        pending.append(request)
 
     def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
         return self._read(sql.decode(self._encoding, "replace"), not whole)
@@ -203,61 +183,55 @@ class Session:
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def _head(self) -> _Request | None:
+    def _head(self) -> Request | None:
         """The request that the server is at; the end of a COPY has no answer of its own."""
         pending = self._pending
         while pending and pending[0].kind in (_COPY_DONE, _COPY_FAIL):
             pending.popleft()
         return pending[0] if pending else None
 
-    def _expect(self, *kinds: int) -> _Request:
+    def _expect(self, *kinds: int) -> Request:
         head = self._head()
         if head is None or head.kind not in kinds:
             raise ProtocolViolation("impossible_answer")
         return head
 
-    def _answer(self, kind: int, body: bytes, size: int, at_ns: int) -> None:
-        if kind == _COMPLETE:
-            self._complete(*messages.command_tag(body[:MAX_TAG]), at_ns, size)
-        elif kind in (_ROWS, _NO_DATA):
-            head = self._head()
-            if head is not None and head.kind == _DESCRIBE:
-                self._pending.popleft()
-            self._running.received += size
-        elif kind == _BOUND:
-            self._bound(self._expect(_BIND))
-        elif kind == _PARSED:
-            request = self._expect(_PARSE)
+    def _described(self, body: bytes, size: int, at_ns: int) -> None:
+        """RowDescription or NoData; the rows of a simple query come undescribed by a request."""
+        head = self._head()
+        if head is not None and head.kind == _DESCRIBE:
             self._pending.popleft()
-            assert request.prepared is not None
-            self._statements[request.name] = request.prepared
-            if len(self._statements) > MAX_STATEMENTS:
-                del self._statements[next(iter(self._statements))]
-            self._running.sent += request.size
-        elif kind == _CLOSED:
-            request = self._expect(_CLOSE)
-            self._pending.popleft()
-            self._forget(request.body)
-        elif kind == _TYPES:
-            request = self._expect(_DESCRIBE)
-            prepared = self._statements.get(request.body[1:-1])
-            if prepared is not None:
-                prepared.types = messages.parameter_types(body)
-        elif kind == _EMPTY:
-            self._complete("", None, at_ns, size)
-        elif kind == _ERROR:
-            self._error(messages.sqlstate(body), at_ns, size)
-        elif kind == _SUSPENDED:
-            self._suspended(self._expect(_EXECUTE))
-        elif kind == _COPY_IN:
-            self._copy_in(self._expect(_QUERY, _EXECUTE))
-        elif kind == _AUTHENTICATION:
-            self.challenged = self.challenged or body[:4] != b"\0\0\0\0"
-        elif kind == _STATUS:
-            name, value = body[:-1].split(b"\0", 1)
-            self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
-        elif kind == _KEY:
-            self.connection = replace(self.connection, backend_pid=_length(body)[0])
+        self._running.received += size
+
+    def _parsed(self, body: bytes, size: int, at_ns: int) -> None:
+        request = self._expect(_PARSE)
+        self._pending.popleft()
+        assert request.prepared is not None
+        self._statements[request.name] = request.prepared
+        if len(self._statements) > MAX_STATEMENTS:
+            del self._statements[next(iter(self._statements))]
+        self._running.sent += request.size
+
+    def _closed(self, body: bytes, size: int, at_ns: int) -> None:
+        request = self._expect(_CLOSE)
+        self._pending.popleft()
+        self._forget(request.body)
+
+    def _typed(self, body: bytes, size: int, at_ns: int) -> None:
+        request = self._expect(_DESCRIBE)
+        prepared = self._statements.get(request.body[1:-1])
+        if prepared is not None:
+            prepared.types = messages.parameter_types(body)
+
+    def _authenticating(self, body: bytes, size: int, at_ns: int) -> None:
+        self.challenged = self.challenged or body[:4] != b"\0\0\0\0"
+
+    def _reported(self, body: bytes, size: int, at_ns: int) -> None:
+        name, value = body[:-1].split(b"\0", 1)
+        self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
+
+    def _keyed(self, body: bytes, size: int, at_ns: int) -> None:
+        self.connection = replace(self.connection, backend_pid=_length(body)[0])
 
     def _counted(self, frames: bytes, start: int, at_ns: int) -> None:
         kind, count, size = COUNTED_BODY.unpack_from(frames, start)
@@ -277,14 +251,15 @@ class Session:
                 return self._started(head, portal.running)
         return self._running
 
-    def _started(self, request: _Request, running: Running) -> Running:
+    def _started(self, request: Request, running: Running) -> Running:
         """An execution starts when it was asked for, or when the one before it ended."""
         if not running.started_ns:
             free_at = self._free_at
             running.started_ns = request.at_ns if request.at_ns > free_at else free_at
         return running
 
-    def _bound(self, request: _Request) -> None:
+    def _bound(self, body: bytes, size: int, at_ns: int) -> None:
+        request = self._expect(_BIND)
         self._pending.popleft()
         name, statement, position = messages.bind_names(request.body)
         prepared = self._statements.get(statement) or self._unknown(statement)
@@ -292,15 +267,17 @@ class Session:
         self._end_portal(name)
         if len(self._portals) >= MAX_STATEMENTS:
             raise ProtocolViolation("state_cap", "too many portals")
-        self._portals[name] = _Portal(prepared, parameters, Running(sent=request.size + self._running.sent))
+        self._portals[name] = Portal(prepared, parameters, Running(sent=request.size + self._running.sent))
         self._running = Running()
 
     def _unknown(self, name: bytes) -> Prepared:
         """A statement made before anyone looked, or by SQL's PREPARE."""
         return self._prepare(name, b"", (), True, 0)
 
-    def _complete(self, tag: str, rows: int | None, at_ns: int, size: int) -> None:
+    def _complete(self, body: bytes, size: int, at_ns: int) -> None:
+        """CommandComplete, or with no body EmptyQueryResponse."""
         request = self._expect(_QUERY, _EXECUTE)
+        tag, rows = messages.command_tag(body[:MAX_TAG])
         if request.kind == _QUERY:
             running, self._running = self._started(request, self._running), Running()
             text, parameters, prepared = self._what(request)
@@ -320,7 +297,7 @@ class Session:
         running.received += size
         self._finish(Done(text, parameters, prepared, running, tag, None, at_ns, rows))
 
-    def _what(self, request: _Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
+    def _what(self, request: Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
         """Text and parameters of the execution that a request is at."""
         if request.kind == _QUERY:
             return request.texts[min(request.done, len(request.texts) - 1)], (), None
@@ -354,20 +331,19 @@ class Session:
         else:
             self._statements.pop(target.encode(self._encoding, "replace"), None)
 
-    def _suspended(self, request: _Request) -> None:
+    def _suspended(self, body: bytes, size: int, at_ns: int) -> None:
+        request = self._expect(_EXECUTE)
         self._pending.popleft()
-        running = self._current_of(request)
+        portal = self._portals.get(request.name)
+        running = self._running if portal is None else self._started(request, portal.running)
         running.suspended = True
         running.sent += request.size
 
-    def _current_of(self, request: _Request) -> Running:
-        portal = self._portals.get(request.name)
-        return self._running if portal is None else self._started(request, portal.running)
-
-    def _error(self, sqlstate: str, at_ns: int, size: int) -> None:
+    def _error(self, body: bytes, size: int, at_ns: int) -> None:
         request = self._head()
         if request is None or not self.authenticated:
             return
+        sqlstate = messages.sqlstate(body)
         self._copying = False
         if request.kind in (_QUERY, _EXECUTE, _PARSE, _BIND):
             text, parameters, prepared = self._what(request)
@@ -390,8 +366,9 @@ class Session:
             pending.popleft()
         self._skipping = not pending
 
-    def _copy_in(self, request: _Request) -> None:
+    def _copy_in(self, body: bytes, size: int, at_ns: int) -> None:
         """The server ignores the Syncs that it reads before the end of the copy."""
+        request = self._expect(_QUERY, _EXECUTE)
         if request.kind == _QUERY:
             return
         rest = list(self._pending)[1:]
@@ -410,15 +387,20 @@ class Session:
     def _end_portal(self, name: bytes) -> None:
         """A suspended portal that goes without its end was an execution all the same."""
         portal = self._portals.pop(name, None)
-        if portal is not None and portal.running.suspended:
-            done = Done(
-                portal.prepared.text, portal.parameters, portal.prepared, portal.running, "", None, self._free_at
+        if portal is not None:
+            self._end_of(portal)
+
+    def _end_of(self, portal: Portal) -> None:
+        if portal.running.suspended:
+            prepared = portal.prepared
+            self._exchanges.add(
+                Done(prepared.text, portal.parameters, prepared, portal.running, "", None, self._free_at)
             )
-            self._exchanges.add(done)
 
     def _end_portals(self) -> None:
-        for name in list(self._portals):
-            self._end_portal(name)
+        for portal in self._portals.values():
+            self._end_of(portal)
+        self._portals.clear()
 
     def _status_changed(self, name: str, value: str) -> None:
         if name == "client_encoding":
@@ -448,3 +430,22 @@ class Session:
             self._end_portals()
         self._running = Running()
         return self._exchanges.end(status, self.connection)
+
+
+_ANSWERS: Final[dict[int, Callable[[Session, bytes, int, int], None]]] = {
+    _COMPLETE: Session._complete,
+    _EMPTY: Session._complete,
+    _ROWS: Session._described,
+    _NO_DATA: Session._described,
+    _BOUND: Session._bound,
+    _PARSED: Session._parsed,
+    _CLOSED: Session._closed,
+    _TYPES: Session._typed,
+    _ERROR: Session._error,
+    _SUSPENDED: Session._suspended,
+    _COPY_IN: Session._copy_in,
+    _AUTHENTICATION: Session._authenticating,
+    _STATUS: Session._reported,
+    _KEY: Session._keyed,
+}
+"""By type byte, what takes a frame of the server: its body, its size on the wire, and when it came."""

@@ -59,11 +59,6 @@ class SessionTags:
         elif statement.command == "DISCARD":
             self._reset("all")
 
-    def transaction_began(self) -> None:
-        """A transaction block is open: what is set from its first statement on may be undone."""
-        if self._before is None:
-            self._before = self._lasting = self.now
-
     def transaction_ended(self, committed: bool) -> None:
         """Local settings end; a rollback takes the others back too."""
         if self._before is not None:
@@ -84,8 +79,11 @@ class SessionTags:
                 self._set(name.lower(), value, lasting=str(local).lower() not in ("true", "t", "on", "1", "yes"))
 
     def _set(self, name: str, value: str, *, lasting: bool) -> None:
+        if self._before is None:
+            # What is set from here on may be undone.
+            self._before = self._lasting = self.now
         self.now = _with(self.now, name, value)
-        if lasting and self._before is not None:
+        if lasting:
             self._lasting = _with(self._lasting, name, value)
 
     def _reset(self, name: str) -> None:
