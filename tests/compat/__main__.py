@@ -2,9 +2,9 @@
 
     python -m tests.compat [SUITE...] [--source SUITE=FOLDER] [--postgres 15|16|18] [--cache FOLDER] [--list]
 
-Each suite runs twice, each time against a fresh PostgreSQL of its own, and what differs runs once more both ways: names
-that then agree are told as settled, the others are differences. Exit code 1 for a difference that explained.toml has no
-reason for, 0 without any; a suite that cannot be had here is left out, and said to be.
+Each suite runs twice, each time against a fresh PostgreSQL of its own, and what differs runs once more both ways: tests
+that ever came out alike are told as settled, the others are differences. Exit code 1 for a difference that
+explained.toml has no reason for, 0 without any; a suite that cannot be had here is left out, and said to be.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A suite both ways. `settled` names tests that differed once and agreed when run again."""
+    """A suite both ways. `settled` names tests that came out alike when run again."""
 
     direct: Outcomes
     through: Outcomes

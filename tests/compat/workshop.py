@@ -31,7 +31,7 @@ class Workshop:
             downloads.mkdir(parents=True, exist_ok=True)
             _run(
                 [
-                    *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"),
+                    *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", package),
                     *("--dest", str(downloads), f"{package}=={version}"),
                 ]
             )

@@ -87,11 +87,11 @@ def _outcome(check: Check, programs: Programs) -> str:
     return f"passed {hashlib.sha256(printed.encode(errors='backslashreplace')).hexdigest()[:16]}"
 
 
-# -- psql ----------------------------------------------------------------------------------------------------------------
+# -- psql -------------------------------------------------------------------------------------------------------------
 
 
 def _sections(programs: Programs) -> dict[str, Check]:
-    """One session runs the whole script, which says where a section begins; at last the server ends it (exit code 2)."""
+    """One session runs the whole script, which says where a section begins; at last the server ends it: exit code 2."""
     script = (SCRIPTS / "psql.sql").read_text(encoding="utf-8")
     printed = programs("psql", "-X", "-v", "VERBOSITY=verbose", script=script, fine=(0, 2))
     printed = re.sub(r"process with PID \d+", "process with PID …", printed)
@@ -110,7 +110,7 @@ def _sections(programs: Programs) -> dict[str, Check]:
     return {name: check(name) for name in named}
 
 
-# -- pg_dump and pg_restore ----------------------------------------------------------------------------------------------
+# -- pg_dump and pg_restore -------------------------------------------------------------------------------------------
 
 DUMPS: Final[dict[str, Sequence[str]]] = {
     "plain": ["-Fp"],
@@ -171,7 +171,7 @@ def _everything(programs: Programs) -> str:
     return "\n".join(line for line in lines if not re.match(r"\\(un)?restrict|.*PASSWORD", line))
 
 
-# -- pgbench -------------------------------------------------------------------------------------------------------------
+# -- pgbench ----------------------------------------------------------------------------------------------------------
 
 TRANSACTIONS: Final = 200
 
