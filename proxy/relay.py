@@ -164,6 +164,7 @@ class Relay:
 
     def refuse(self, sqlstate: str, message: str, hint: str, reason: str) -> None:
         """End with a FATAL error that every client shows."""
+        self.error = self.error or message
         if self.client is not None:
             self.client.write(error_response("FATAL", sqlstate, message, hint))
         self._close(reason)

@@ -263,15 +263,13 @@ class Proxy:
         if reason in UNEXPECTED and not self._limiter.lets(reason, time.monotonic()):
             return
         session = relay.session
-        known = {"cancels": session["cancels"]} if "cancels" in session else {
-            "user": session.get("user", ""),
-            "database": session.get("database") or session.get("user", ""),
-        }  # fmt: skip
         getattr(self._log, level)(
             "connection closed",
             connection=relay.number,
-            **known,
+            user=session.get("user", ""),
+            database=session.get("database") or session.get("user", ""),
             client=relay.peer,
+            **{key: session[key] for key in ("cancels",) if key in session},
             reason=reason,
             error=relay.error,
             tls=relay.tls,

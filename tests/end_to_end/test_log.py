@@ -1,0 +1,72 @@
+"""A reason for every connection that ends, one JSON object a line, without passwords or values."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import Database, Serve
+from tests.end_to_end.watching import wait_for
+from tests.end_to_end.wire import Client
+
+FIELDS = {"level", "timestamp", "connection", "user", "database", "client", "message", "error", "reason"}
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    return [one for one in map(json.loads, log.read_text().splitlines()) if one["message"] == "connection closed"]
+
+
+def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        served = serve(
+            database, "--log-format", "json", "--max-connections", "1", "--login-timeout", "0.5", stderr=stderr
+        )
+        through = served.database
+
+        def ended(count: int) -> None:
+            wait_for(lambda: len(lines(log)) == count, 10)
+
+        with psycopg.connect(through.dsn, autocommit=True) as one:
+            one.execute("SELECT 'value-4711'")
+            with pytest.raises(psycopg.OperationalError, match="too many clients"):
+                psycopg.connect(through.dsn)
+            timer = threading.Timer(0.3, one.cancel)
+            timer.start()
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                one.execute("SELECT pg_sleep(20)")
+            timer.join()
+        ended(3)
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(through.dsn.replace(":secret@", ":hunter2@"))
+        ended(4)
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(through.dsn, autocommit=True) as one:
+            one.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        ended(5)
+        client = Client(through)
+        client.begin(user=through.user, database=through.name)
+        client.reset()
+        with socket.create_connection((through.host, through.port), 10) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert raw.recv(100) == b""
+        with socket.create_connection((through.host, through.port), 10) as raw:
+            assert raw.recv(100) == b""
+        assert served.stop() == 0
+    told = lines(log)
+    assert all(set(one) >= FIELDS for one in told)
+    reasons = [one["reason"] for one in told]
+    assert sorted(reasons) == sorted(
+        ["client", "refused", "cancel", "server", "server", "client", "bad_startup", "login_timeout"]
+    )
+    sessions = [one for one in told if one["reason"] in ("client", "server")]
+    assert {(one["user"], one["database"]) for one in sessions} == {(database.user, database.name)}
+    assert all(one["error"] for one in told if one["reason"] in ("bad_startup", "refused"))
+    assert {one["level"] for one in told if one["reason"] in ("bad_startup", "refused", "login_timeout")} == {"warning"}
+    assert not {word for word in ("secret", "hunter2", "value-4711", "pg_sleep") if word in log.read_text()}
