@@ -27,7 +27,7 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
     log = tmp_path / "log"
     with log.open("w") as stderr:
         served = serve(
-            database, "--log-format", "json", "--max-connections", "1", "--login-timeout", "0.5", stderr=stderr
+            database, "--log-format", "json", "--max-connections", "1", "--login-timeout", "3", stderr=stderr
         )
         through = served.database
 
