@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.compat.outcomes import Comparison, passed, read_explanations
 from tests.compat.runner import Run, compare
+from tests.compat.server import DEBIAN
 from tests.compat.suites import SUITES
 from tests.compat.workshop import Unavailable, Workshop
 
@@ -52,7 +53,13 @@ def main() -> int:
     )
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all of " + " ".join(SUITES))
     parser.add_argument("--source", action="append", default=[], metavar="SUITE=FOLDER", help="sources that you have")
-    parser.add_argument("--postgres", type=int, choices=(15, 16, 18), default=18, help="default: 18")
+    parser.add_argument(
+        "--postgres",
+        type=int,
+        choices=(15, 16, 18),
+        default=15 if DEBIAN.exists() else 18,
+        help="15 is Debian's, with the extensions that many tests want; 16 and 18 are a wheel's (default: %(default)s)",
+    )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument("--list", action="store_true", help="name the suites and end")
     options = parser.parse_args()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.compat.suites import drivers, programs
+from tests.compat.suites import django, drivers, node, programs
 from tests.compat.suites.suite import Suite
 
-SUITES: Final[dict[str, Suite]] = {suite.name: suite for suite in (*programs.SUITES, *drivers.SUITES)}
+_ALL: Final[tuple[Suite, ...]] = (*programs.SUITES, *drivers.SUITES, django.SUITE, node.SUITE)
+SUITES: Final = {suite.name: suite for suite in _ALL}

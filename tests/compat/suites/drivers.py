@@ -12,9 +12,9 @@ from typing import Final
 import psycopg
 
 from tests.compat.outcomes import Outcomes
-from tests.compat.server import Server
+from tests.compat.server import CONTRIB, Server
 from tests.compat.suites.suite import run_telling
-from tests.compat.workshop import Workshop
+from tests.compat.workshop import Unavailable, Workshop
 
 PYTEST: Final = ("pytest==9.0.2", "pytest-timeout==2.4.0")
 
@@ -24,7 +24,8 @@ class PytestSuite:
     """Tests from a release's sdist or, without a `version`, from a folder that the user names.
 
     They run in a copy of `parts` of the sources, so that the installed package is tested and not the one beside them.
-    `arguments` go to pytest; `set_up` prepares the server.
+    `arguments` go to pytest; `set_up` prepares the server, which must have PostgreSQL's own extensions where
+    `contrib` says so.
     """
 
     name: str
@@ -35,11 +36,14 @@ class PytestSuite:
     arguments: Callable[[Server], Sequence[str]]
     set_up: Callable[[Server], None] = lambda server: None
     environment: Mapping[str, str] = field(default_factory=dict)
+    contrib: bool = False
 
     _source: Path = field(default=Path(), init=False)
     _python: Path = field(default=Path(), init=False)
 
     def prepare(self, workshop: Workshop, server_version: int) -> str:
+        if self.contrib and server_version not in CONTRIB:
+            raise Unavailable("its tests want hstore and citext: install Debian's postgresql-15, add --postgres 15")
         self._source = workshop.sdist(self.package, self.version) if self.version else workshop.source(self.name)
         requirements = [one.format(source=self._source, version=self.version) for one in self.requirements]
         self._python = workshop.python(self.name, [*requirements, *PYTEST])
@@ -91,4 +95,45 @@ PG8000: Final = PytestSuite(
     arguments=lambda server: ["test", "--ignore-glob=*/auth/*", "--benchmark-disable"],
 )
 
-SUITES: Final = (PG8000, ASYNCPG)
+
+def _sqlalchemy(name: str, driver: str, requirement: str) -> PytestSuite:
+    def set_up(server: Server) -> None:
+        # What the tests want of a server is in README.unittests.rst of their sources.
+        execute(server, "CREATE DATABASE compat")
+        execute(server, "ALTER DATABASE compat SET default_text_search_config = 'pg_catalog.english'")
+        execute(server, "CREATE SCHEMA test_schema", "CREATE SCHEMA test_schema_2", database="compat")
+        execute(server, "CREATE EXTENSION hstore", "CREATE EXTENSION citext", database="compat")
+
+    return PytestSuite(
+        name=name,
+        package="sqlalchemy",
+        version="2.0.44",
+        requirements=("sqlalchemy=={version}", "greenlet", requirement),
+        parts=("test", "lib", "setup.cfg", "pyproject.toml"),
+        arguments=lambda server: [
+            *("test/dialect/postgresql", "test/dialect/test_suite.py", "-q", "--maxfail=100000"),
+            *("--dburi", server.dsn("compat", f"postgresql+{driver}")),
+        ],
+        set_up=set_up,
+        contrib=True,
+    )
+
+
+SQLALCHEMY_PSYCOPG: Final = _sqlalchemy("sqlalchemy-psycopg", "psycopg", "psycopg[binary]==3.3.*")
+SQLALCHEMY_ASYNCPG: Final = _sqlalchemy("sqlalchemy-asyncpg", "asyncpg", "asyncpg==0.32.0")
+
+PSYCOPG: Final = PytestSuite(
+    name="psycopg",
+    package="psycopg",
+    version=None,
+    requirements=("{source}/psycopg", "{source}/psycopg_pool", "anyio", "pproxy", "dnspython"),
+    parts=("tests", "pyproject.toml"),
+    # The others take minutes, or type-check, or judge times on an otherwise idle machine.
+    arguments=lambda server: [
+        *("tests", "-m", "not slow and not mypy and not timing and not subprocess", "--ignore=tests/test_typing.py"),
+        *("--test-dsn", server.dsn()),
+    ],
+    environment={"PSYCOPG_IMPL": "python"},
+)
+
+SUITES: Final = (PG8000, ASYNCPG, SQLALCHEMY_PSYCOPG, SQLALCHEMY_ASYNCPG, PSYCOPG)
