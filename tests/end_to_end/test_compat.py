@@ -1,4 +1,4 @@
-"""What `make compat` runs, as far as it takes seconds: the programs of PostgreSQL, and a driver's suite from its sdist."""
+"""What `make compat` runs, as far as it is quick: the programs of PostgreSQL, and a driver's suite from its sdist."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class DjangoSuite:
 
     def prepare(self, workshop: Workshop, server_version: int) -> str:
         self._source = workshop.sdist("django", VERSION)
-        self._python = workshop.python(self.name, [f"django=={VERSION}", "psycopg[binary]==3.3.*", "tblib", "jinja2"])
+        self._python = workshop.python(
+            self.name, [f"django=={VERSION}", "psycopg[binary,pool]==3.3.*", "tblib", "jinja2"]
+        )
         return VERSION
 
     def run(self, server: Server, folder: Path, only: Collection[str]) -> Outcomes:
