@@ -45,7 +45,7 @@ def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> No
     with psycopg.connect(trusting.dsn, autocommit=True) as connection:
         connection.execute("CREATE SEQUENCE answered")
     served = serve(trusting)
-    with Pgbench(served.database, "SELECT nextval('answered');") as bench:
+    with Pgbench(served.database, "SELECT nextval('answered') FROM pg_sleep(0.01);") as bench:
         time.sleep(2)
         assert served.stop() == 0
         bench.end(2)

@@ -100,12 +100,29 @@ def test_stalled_startups_cost_nobody_else_anything(trusting: Database, serve: S
     for number, one in enumerate(stalled):
         one.sendall(beginnings[number % len(beginnings)])
     with psycopg.connect(served.database.dsn, connect_timeout=3) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname IS NULL").fetchone() is not None
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert row is not None
+    assert row[0] < 10, "a client that has said nothing has a session of the server"
     assert memory(pid) - idle < 64 * MIB
     for one in stalled:
         assert one.recv(1) == b""
         one.close()
     wait_for(lambda: descriptors(pid) <= before)
+
+
+def test_a_flood_of_bad_startups_is_told_in_few_lines(
+    trusting: Database, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    served = serve(trusting)
+    started = time.monotonic()
+    for _ in range(300):
+        with Client(served.database) as client:
+            client.send(b"GET / HTTP/1.1\r\n\r\n")
+            assert client.rest() == b""
+    seconds = int(time.monotonic() - started) + 2
+    assert 1 <= capfd.readouterr().err.count("reason=bad_startup") <= 5 * seconds < 300
 
 
 def test_without_descriptors_clients_wait_or_are_told_and_the_next_gets_in(

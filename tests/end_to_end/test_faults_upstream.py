@@ -17,18 +17,24 @@ from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve, Served, serving
 from tests.end_to_end.faulty import HARMLESS, Network, Toxic
 from tests.end_to_end.watching import Load, metric, settled, wait_for
-from tests.end_to_end.wire import Client, query, sqlstate
+from tests.end_to_end.wire import SSL_REQUEST, Client, query, sqlstate
 
 GONE = ("57P01", "57P02", "57P03", None)
 """What a client may be told of a server that stops; None: only the end of the stream."""
 
 
+def nowhere() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def lone(trusting: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A proxy whose server was never started."""
-    with socket.socket() as unused, serving(tmp_path_factory.mktemp("lone")) as start:
-        unused.bind(("127.0.0.1", 0))
-        yield start(replace(trusting, port=unused.getsockname()[1]))
+    with serving(tmp_path_factory.mktemp("lone")) as start:
+        yield start(replace(trusting, port=nowhere()))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,14 @@ def test_a_server_that_is_not_there_is_told_so_that_libpq_tries_its_next_host(lo
         assert connection.info.port == served.database.port
     assert lone.get("/readyz").status_code == 503
     wait_for(lambda: metric(lone, "pgtattle_connections_total", result="failed") == failed + 2)
+
+
+def test_a_wish_for_encryption_is_not_answered_by_an_error(trusting: Database, serve: Serve) -> None:
+    """libpq takes such an error for an attack, and `N` would blame TLS."""
+    passing = serve(replace(trusting, port=nowhere()), "--tls-passthrough")
+    with Client(passing.database) as client:
+        client.send(SSL_REQUEST)
+        assert client.rest() == b""
 
 
 @pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")

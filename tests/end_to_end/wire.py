@@ -56,6 +56,7 @@ def execute(portal: str = "", rows: int = 0) -> bytes:
 SYNC = frame(b"S")
 FLUSH = frame(b"H")
 TERMINATE = frame(b"X")
+SSL_REQUEST = struct.pack("!iI", 8, 80877103)
 LOGIN = frame(b"R", b"\0\0\0\0") + frame(b"K", b"\0\0\0\1\0\0\0\2") + frame(b"Z", b"I")
 """What a server says to a client that needs no password."""
 
@@ -63,9 +64,9 @@ LOGIN = frame(b"R", b"\0\0\0\0") + frame(b"K", b"\0\0\0\1\0\0\0\2") + frame(b"Z"
 class Client:
     """A raw connection; a context manager."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, patience: float = PATIENCE) -> None:
         self.database = database
-        self.socket = socket.create_connection((database.host, database.port), PATIENCE)
+        self.socket = socket.create_connection((database.host, database.port), patience)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = self.socket.makefile("rb")
 
