@@ -49,15 +49,6 @@ def test_libpq_cancels_with_short_and_long_keys(
         cancelled(connection, getattr(connection, way))
 
 
-def test_a_request_after_a_cancel_is_never_hit_by_it(database: Database, serve: Serve) -> None:
-    """The client sees its cancel's end only when the server has dealt with it, so what comes later is safe."""
-    served = serve(database)
-    with psycopg.connect(served.database.dsn, autocommit=True) as connection:
-        for _ in range(100):
-            connection.cancel_safe()
-            assert connection.execute("SELECT 1").fetchone() == (1,)
-
-
 def test_a_wrong_key_cancels_nothing(database: Database, serve: Serve) -> None:
     served = serve(database)
     with psycopg.connect(served.database.dsn, autocommit=True) as connection:
