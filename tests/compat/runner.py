@@ -49,6 +49,8 @@ def compare(
                 found[way] = suite.run(server, folder, only)
                 if turn == "first":
                     accounts.update(server.accounts())
+            if way == "through" and (raised := (folder / "proxy.log").read_text(errors="replace").count("Traceback")):
+                say(f"  the proxy logged {raised} tracebacks: {folder / 'proxy.log'}")
             say(f"{suite.name} {version}, {way}: {_told(found[way])} in {time.monotonic() - began:.0f} s ({folder})")
         return found
 

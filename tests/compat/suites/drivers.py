@@ -59,7 +59,7 @@ class PytestSuite:
             else:
                 shutil.copy(self._source / part, tree / part)
         self.set_up(server)
-        command = [str(self._python), "-m", "pytest", "-p", "compat_pytest", "-p", "no:cacheprovider", "--timeout=120"]
+        command = [str(self._python), "-m", "pytest", "-p", "compat_pytest", "--timeout=120"]
         return run_telling(
             [*command, *self.arguments(server)],
             cwd=tree,
@@ -111,7 +111,7 @@ def _sqlalchemy(name: str, driver: str, requirement: str) -> PytestSuite:
         requirements=("sqlalchemy=={version}", "greenlet", requirement),
         parts=("test", "lib", "setup.cfg", "pyproject.toml"),
         arguments=lambda server: [
-            *("test/dialect/postgresql", "test/dialect/test_suite.py", "-q", "--maxfail=100000"),
+            *("test/dialect/postgresql", "-q", "--maxfail=100000"),
             *("--dburi", server.dsn("compat", f"postgresql+{driver}")),
         ],
         set_up=set_up,
