@@ -14,6 +14,7 @@ import pytest
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve
 from tests.end_to_end.pgbench import Pgbench
+from tests.end_to_end.watching import backends, wait_for
 from tests.end_to_end.wire import Client, query
 
 
@@ -58,9 +59,9 @@ def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> No
 def test_a_second_signal_ends_at_once(trusting: Database, serve: Serve) -> None:
     served = serve(trusting)
     with Client(served.database) as client:
-        client.login()
+        client.login(application_name="told twice")
         client.send(query("SELECT pg_sleep(60)"))
-        time.sleep(0.3)
+        wait_for(lambda: backends(trusting, "told twice", "PgSleep") == 1)
         served.process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             served.process.wait(1.5)
@@ -72,9 +73,9 @@ def test_a_second_signal_ends_at_once(trusting: Database, serve: Serve) -> None:
 def test_what_does_not_end_is_ended_when_the_drain_time_is_over(trusting: Database, serve: Serve) -> None:
     served = serve(trusting, "--drain", "1")
     with Client(served.database) as client:
-        client.login()
+        client.login(application_name="endless")
         client.send(query("SELECT pg_sleep(60)"))
-        time.sleep(0.3)
+        wait_for(lambda: backends(trusting, "endless", "PgSleep") == 1)
         assert served.stop() == 0
         assert client.rest() == b""
 

@@ -172,10 +172,11 @@ def test_a_slow_reader_is_not_a_slow_query(trusting: Database, serve: Serve) -> 
 def test_a_session_that_does_nothing_is_ended_between_transactions_only(trusting: Database, serve: Serve) -> None:
     served = serve(trusting, "--idle-timeout", "1")
     with Client(served.database) as idle, Client(served.database) as within, Client(served.database) as busy:
-        for client in (idle, within, busy):
-            client.login()
+        within.login()
         within.ask(query("BEGIN"))
+        busy.login()
         busy.send(query("SELECT pg_sleep(2.5)"))
+        idle.login()
         end = idle.frame()
         assert sqlstate(end) == "57P05"
         assert idle.rest() == b""

@@ -91,7 +91,7 @@ def test_five_hundred_connections_a_second_all_get_their_answers(served: Served)
 
 
 def test_stalled_startups_cost_nobody_else_anything(trusting: Database, serve: Serve) -> None:
-    served = serve(trusting, "--login-timeout", "4")
+    served = serve(trusting, "--login-timeout", "6")
     pid = relay_pid(served)
     before, idle = descriptors(pid), memory(pid)
     beginnings = (b"", b"\0", startup(user="postgres")[:-1])
@@ -99,7 +99,7 @@ def test_stalled_startups_cost_nobody_else_anything(trusting: Database, serve: S
     stalled = [socket.create_connection(address, PATIENCE) for _ in range(3_000)]
     for number, one in enumerate(stalled):
         one.sendall(beginnings[number % len(beginnings)])
-    with psycopg.connect(served.database.dsn, connect_timeout=3) as connection:
+    with psycopg.connect(served.database.dsn, connect_timeout=5) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()"
         ).fetchone()
@@ -107,9 +107,16 @@ def test_stalled_startups_cost_nobody_else_anything(trusting: Database, serve: S
     assert row[0] < 10, "a client that has said nothing has a session of the server"
     assert memory(pid) - idle < 64 * MIB
     for one in stalled:
-        assert one.recv(1) == b""
+        assert gone(one)
         one.close()
     wait_for(lambda: descriptors(pid) <= before)
+
+
+def gone(one: socket.socket) -> bool:
+    try:
+        return one.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_a_flood_of_bad_startups_is_told_in_few_lines(

@@ -63,7 +63,7 @@ class Load:
             assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -90,7 +90,7 @@ def settled(served: Served) -> int:
     return now
 
 
-def await_count(served: Served, expected: int, seconds: float = 10.0) -> None:
+def await_count(served: Served, expected: int, seconds: float = 20.0) -> None:
     """Wait for the count; one too high is as wrong as one too low."""
     deadline = time.monotonic() + seconds
     while (now := counted(served)) != expected:
