@@ -11,7 +11,7 @@ PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test check compat bench screenshot requirements clean
+.PHONY: help venv demo test check compat fuzz bench screenshot requirements clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,6 +36,11 @@ bench: .venv/.dev ## compare with a direct connection and with PgBouncer
 
 compat: .venv/.dev ## run public test suites directly and through pgtattle, and compare
 	@$(BIN)/python -m tests.compat $(ARGS)
+
+fuzz: .venv/fuzz/_frames.so ## feed hostile bytes to the frame scanner, for a minute each way (needs clang)
+	PYTHONPATH=.typing .venv/fuzz/bin/python tests/fuzz/seeds.py .venv/fuzz/corpus
+	$(FUZZ) --mode both $(or $(ARGS),-max_total_time=60) .venv/fuzz/corpus
+	$(FUZZ) --mode compiled $(or $(ARGS),-max_total_time=60) .venv/fuzz/corpus
 
 screenshot: .venv/.dev ## draw docs/tui.svg from the running demo
 	$(BIN)/python docs/screenshot.py docs/tui.svg
@@ -63,6 +68,20 @@ clean: ## remove .venv and caches
 	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch .venv/.demo $@
+
+# Not part of .dev: atheris is not there for every platform.
+FUZZ = PYTHONPATH=.typing PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+    LD_PRELOAD=$$(.venv/fuzz/bin/python -c "import atheris; print(atheris.path())")/asan_with_fuzzer.so \
+    .venv/fuzz/bin/python tests/fuzz/fuzz_frames.py --library $< -max_len=256 \
+    -dict=tests/fuzz/frames.dict -artifact_prefix=.venv/fuzz/
+
+.venv/fuzz/_frames.so: proxy/wire/_frames.c | .venv/fuzz/bin/python
+	clang -shared -fPIC -O1 -g -fsanitize=address,fuzzer-no-link -o $@ \
+	    -I$$(.venv/fuzz/bin/python -c "import sysconfig; print(sysconfig.get_path('include'))") $<
+
+.venv/fuzz/bin/python: | .venv/bin/python
+	@$(BIN)/python -m venv .venv/fuzz
+	@.venv/fuzz/bin/pip --disable-pip-version-check install --quiet atheris hypothesis msgspec pytest
 
 # Pins everything anew. One resolution (dev.txt) decides the versions of all files.
 UV = .venv/pins/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url \
