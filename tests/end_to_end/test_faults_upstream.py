@@ -159,7 +159,7 @@ def in_transaction(connection: psycopg.Connection) -> None:
 
 
 def copying_out(connection: psycopg.Connection) -> None:
-    with connection.cursor().copy("COPY (SELECT generate_series(1, 1000000000)) TO STDOUT") as copy:
+    with connection.cursor().copy("COPY (SELECT repeat('x', 10000), generate_series(1, 100000000)) TO STDOUT") as copy:
         for _ in copy:
             pass
 
@@ -202,7 +202,7 @@ def test_a_server_that_stops_ends_every_client_whatever_it_does(serve: Serve, ho
         assert ends == {}
         cluster.stop(how)  # type: ignore[arg-type]
         for thread in threads:
-            thread.join(10)
+            thread.join(30)
         assert set(ends) == {state.__name__ for state in STATES}
         assert all(sqlstate in GONE for sqlstate in ends.values()), ends
         wait_for(lambda: metric(served, "pgtattle_client_connections") == 0)
