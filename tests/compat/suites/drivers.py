@@ -60,10 +60,12 @@ class PytestSuite:
                 shutil.copy(self._source / part, tree / part)
         self.set_up(server)
         command = [str(self._python), "-m", "pytest", "-p", "compat_pytest", "--timeout=120"]
+        environment = server.environment()
+        environment["PATH"] = f"{self._python.parent}:{environment['PATH']}"
         return run_telling(
             [*command, *self.arguments(server)],
             cwd=tree,
-            environment={**server.environment(), **self.environment},
+            environment={**environment, **self.environment},
             folder=folder,
             only=only,
         )
