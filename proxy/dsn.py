@@ -109,6 +109,10 @@ def _tls(parameters: Mapping[str, str]) -> UpstreamTls:
     mode = "prefer" if mode == "allow" else mode
     if mode not in get_args(SslMode):
         raise UsageError(f"sslmode={mode}: it is one of {', '.join(one for one in get_args(SslMode) if one)}")
+    if parameters.get("sslrootcert") == "system":
+        if mode not in ("", "verify-full"):
+            raise UsageError(f"sslmode={mode} is too weak for sslrootcert=system, as libpq says too; use verify-full")
+        mode = "verify-full"
     for key in ("sslrootcert", "sslcert", "sslkey"):
         path = parameters.get(key, "")
         if path and path != "system" and not os.path.exists(path):
@@ -181,7 +185,11 @@ def _parse_uri(dsn: str) -> dict[str, str]:
 
 
 def _addresses(parameters: Mapping[str, str]) -> tuple[Address, ...]:
-    hosts = (parameters.get("hostaddr") or parameters.get("host") or "").split(",")
+    names = (parameters.get("host") or "").split(",")
+    hosts = parameters["hostaddr"].split(",") if parameters.get("hostaddr") else names
+    if names != [""] and len(names) != len(hosts):
+        raise UsageError(f"{len(names)} hosts but {len(hosts)} hostaddrs in the connection string: give one each")
+    names = names if len(names) == len(hosts) and hosts is not names else [""] * len(hosts)
     ports = (parameters.get("port") or DEFAULT_PORT).split(",")
     if len(ports) == 1:
         ports *= len(hosts)
@@ -190,7 +198,7 @@ def _addresses(parameters: Mapping[str, str]) -> tuple[Address, ...]:
             f"{len(hosts)} hosts but {len(ports)} ports in the connection string: give one port, or one each"
         )
     addresses = []
-    for host, port in zip(hosts, ports, strict=True):
+    for host, name, port in zip(hosts, names, ports, strict=True):
         number = port or DEFAULT_PORT
         if not number.isdigit() or not 0 < int(number) < 65536:
             raise UsageError(f"{number!r} is no port")
@@ -200,5 +208,5 @@ def _addresses(parameters: Mapping[str, str]) -> tuple[Address, ...]:
         if host.startswith("/"):
             addresses.append(Address(path=f"{host}/.s.PGSQL.{number}"))
         else:
-            addresses.append(Address(host=host, port=int(number)))
+            addresses.append(Address(host=host, port=int(number), name=name))
     return tuple(addresses)

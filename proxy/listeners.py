@@ -141,14 +141,16 @@ class Door:
             self._admit(accepted)
 
 
-async def first_byte(loop: asyncio.AbstractEventLoop, accepted: socket.socket, seconds: float) -> bytes:
-    """The first byte that a client sends, left where it is; empty when none came in time."""
+async def first_byte(loop: asyncio.AbstractEventLoop, accepted: socket.socket, seconds: float) -> bytes | None:
+    """The first byte that a client sends, left where it is; empty when it left, None when none came in time."""
     readable = asyncio.Event()
     loop.add_reader(accepted, readable.set)
     try:
         async with asyncio.timeout(seconds):
             await readable.wait()
         return accepted.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return None
     except OSError:
         return b""
     finally:

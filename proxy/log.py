@@ -17,13 +17,22 @@ class Limiter:
 
     def __init__(self) -> None:
         self._passed: dict[str, tuple[int, int]] = {}
+        self._skipped: dict[str, int] = {}
 
     def lets(self, kind: str, now: float) -> bool:
         """True when there is room for another line at `now` (seconds, monotonic)."""
         second, lines = self._passed.get(kind, (0, 0))
         lines = lines + 1 if second == int(now) else 1
         self._passed[kind] = (int(now), lines)
-        return lines <= LINES_A_SECOND
+        if lines <= LINES_A_SECOND:
+            return True
+        self._skipped[kind] = self._skipped.get(kind, 0) + 1
+        return False
+
+    def skipped(self, kind: str) -> dict[str, int]:
+        """What to say of the lines that did not pass since the last one that did."""
+        count = self._skipped.pop(kind, 0)
+        return {"skipped": count} if count else {}
 
 
 class _Steady:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from pgtattle.proxy import tls, upstream
 from pgtattle.proxy.errors import ProtocolViolation, UpstreamUnreachable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pgtattle.proxy.relay import Relay
 
 ENCRYPTION: Final = (Opening.SSL, Opening.GSSENC, Opening.DIRECT_TLS)
+MAX_CANCELS: Final = 64
 HINT: Final = "pgtattle could not reach PostgreSQL; start it or correct --upstream."
 
 
@@ -43,6 +44,8 @@ class House(Struct):
     only_tls: str = ""
     """What to set in a client that comes without TLS, where such are not taken."""
     login_seconds: float = 60.0
+    cancels: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CANCELS))
+    """They are no sessions and count for no limit of these; more than so many at once wait."""
     differs: Callable[[], None] = lambda: None
     """Told when TLS clients see another certificate than the server's."""
     holding: Callable[[int], Collection[Endpoint]] = lambda pid: ()
@@ -96,7 +99,7 @@ class Doorman:
                 relay.abort("bad_startup")
                 return
             if opening not in ENCRYPTION:
-                self._begin(relay, opening, size)
+                self._session(relay, opening, size)
                 return
             self._asked |= {opening, Opening.DIRECT_TLS}
             if self._encryption(relay, opening, size):
@@ -118,7 +121,7 @@ class Doorman:
             relay.line = house.line(relay)
             if relay.line is not None:
                 relay.line.give_up(opening.value)
-            self._task = asyncio.get_running_loop().create_task(self._open(relay, raw=True, seen=0))
+            self._begin(relay, self._open(relay, raw=True, seen=0))
             return True
         if opening is Opening.DIRECT_TLS:
             relay.error = (
@@ -139,7 +142,7 @@ class Doorman:
             return True
         client.pause_reading()
         client.write(b"S")
-        self._task = asyncio.get_running_loop().create_task(self._handshake(relay, house.certificate.context))
+        self._begin(relay, self._handshake(relay, house.certificate.context))
         return True
 
     async def _handshake(self, relay: Relay, context: ssl.SSLContext) -> None:
@@ -156,27 +159,26 @@ class Doorman:
                 ssl_handshake_timeout=self._house.login_seconds,
             )
         except (OSError, EOFError) as error:
-            relay.error = f"TLS handshake: {getattr(error, 'reason', None) or error or 'the client left'}"
+            relay.error = f"TLS handshake: {tls.words(error)}"
             relay.abort("tls_failed")
-            if relay.left:
-                relay.gone_before_the_server()
-            return
-        if secured is None:
-            relay.error = "TLS handshake: the client left"
-            relay.gone_before_the_server()
-            return
-        relay.secured(secured, direct=False)
+        else:
+            if secured is not None and not secured.is_closing():
+                relay.secured(secured, direct=False)
+                return
+            relay.error = relay.error or "TLS handshake: the client left"
+        # The transport below a handshake that failed does not tell of its end.
+        relay.gone_before_the_server()
 
     # -- a session or a cancel ---------------------------------------------------------------------------------------
 
-    def _begin(self, relay: Relay, opening: Opening, size: int) -> None:
+    def _session(self, relay: Relay, opening: Opening, size: int) -> None:
         house = self._house
         packet = bytes(self._buffer[:size])
         relay.error = ""
         if opening is Opening.CANCEL:
             pid = int.from_bytes(packet[8:12], "big")
             relay.session = {"cancels": str(pid)}
-            self._task = asyncio.get_running_loop().create_task(self._cancel(relay, packet, pid))
+            self._begin(relay, self._cancel(relay, packet, pid))
             return
         relay.session = startup_parameters(packet)
         if relay.tls == "off" and house.only_tls and relay.peer != "unix":
@@ -189,12 +191,29 @@ class Doorman:
         relay.line = house.line(relay)
         if relay.line is not None:
             relay.line.startup(packet)
-        self._task = asyncio.get_running_loop().create_task(self._open(relay, raw=False, seen=size))
+        self._begin(relay, self._open(relay, raw=False, seen=size))
+
+    def _begin(self, relay: Relay, work: Coroutine[Any, Any, None]) -> None:
+        """Go on in a task. A mistake in it must not leave the client waiting."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                relay.error = f"{type(error).__name__}: {error}"
+                relay.abort("error")
+                relay.gone_before_the_server()
+
+        self._task = asyncio.get_running_loop().create_task(guarded())
 
     async def _cancel(self, relay: Relay, packet: bytes, pid: int) -> None:
         relay.set_timer(None, "")
+        if relay.client is not None:
+            # Nothing is to follow.
+            relay.client.pause_reading()
         try:
-            await upstream.cancel(self._house.upstream, self._house.holding(pid), packet)
+            async with self._house.cancels:
+                await upstream.cancel(self._house.upstream, self._house.holding(pid), packet)
         except (UpstreamUnreachable, OSError) as error:
             relay.error = str(error)
         if relay.left:
@@ -221,19 +240,11 @@ class Doorman:
             else:
                 relay.refuse("57P03", str(error), HINT, "upstream")
             return
-        if (
-            relay.tls == "on"
-            and house.certificate is not None
-            and leg.certificate
-            not in (
-                "",
-                house.certificate.fingerprint,
-            )
-        ):
+        if relay.tls == "on" and house.certificate is not None and house.certificate.differs_from(leg.certificate):
             house.differs()
         upstream.keep_alive(leg.transport)
         relay.endpoint = leg.endpoint
-        relay.set_timer(None, "")
+        relay.await_login(house.login_seconds)
         hide_binding = bool(leg.certificate) and relay.tls == "off"
         relay.connected(leg.transport, bytes(self._buffer), seen, hide_binding=hide_binding)
         self._buffer.clear()

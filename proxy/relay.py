@@ -21,7 +21,10 @@ from pgtattle.proxy.upstream import Endpoint
 from pgtattle.proxy.wire.startup import error_response
 
 LINGER_SECONDS: Final = 10.0
-LINGER_POLL_SECONDS: Final = 0.02
+"""For a side that was told of the end, and has nothing more to come, to go."""
+STALL_SECONDS: Final = 120.0
+"""For a client that takes nothing of what is still to come."""
+POLL_SECONDS: Final = 0.05
 BUFFER_LIMIT: Final = 256 * 1024
 
 
@@ -185,14 +188,20 @@ class Relay:
         """The server ended: flush, tell the client, and let it go before its socket is closed under unread bytes."""
         self._server_eof = True
         self._reason = self._reason or "server"
+        if self._to_client is not None and (rest := self._offer.rest()):
+            self._to_client(rest)
         if self.client is None or self._client_eof or not self.client.can_write_eof():
             self._close("server")
             return False
         if self.server is not None:
             self.server.close()
+        if self._client_leg is not None:
+            # What the client still sends has nowhere to go, and must not cost it what is still to come.
+            self._client_leg.data_received = _nowhere
+            self.client.set_protocol(self._client_leg)
         self.client.write_eof()
         self.client.resume_reading()
-        self.set_timer(LINGER_SECONDS, "server")
+        self._await_client()
         return False
 
     def client_lost(self, error: Exception | None) -> None:
@@ -258,21 +267,56 @@ class Relay:
         if seconds is not None:
             self._timer = self._loop.call_later(seconds, self.abort, reason)
 
+    def await_login(self, seconds: float) -> None:
+        """The server has so long to take the login, or to refuse it; not where nobody can tell."""
+
+        def expired() -> None:
+            if self.line is not None and self.line.observed and not self.line.authenticated:
+                self.error = self.error or "the login did not come to an end"
+                self.abort("login_timeout")
+
+        self.set_timer(None, "")
+        self._timer = self._loop.call_later(seconds, expired)
+
     def _half_close(self, server: asyncio.Transport) -> None:
         """Pass the client's end of stream on. TLS has no half: wait for the last answer, then close."""
         if server.can_write_eof():
             server.write_eof()
             return
-        deadline = self._loop.time() + LINGER_SECONDS
+        line = self.line
 
-        def linger() -> None:
-            if self.server is not None and not self.idle and self._loop.time() < deadline:
-                self._timer = self._loop.call_later(LINGER_POLL_SECONDS, linger)
-            else:
-                self._close("client")
+        def answered(quiet: float) -> bool:
+            return line.quiescent if line is not None and line.observed else quiet >= LINGER_SECONDS
+
+        self._watch(answered, lambda: self._close("client"))
+
+    def _await_client(self) -> None:
+        """The client is to take what is left for it, and go. One that does neither is not waited for for ever."""
+
+        def stuck(quiet: float) -> bool:
+            client = self.client
+            waiting = client is not None and client.get_write_buffer_size() > 0
+            return quiet >= (STALL_SECONDS if waiting else LINGER_SECONDS)
+
+        self._watch(stuck, lambda: self.abort("server"))
+
+    def _watch(self, over: Callable[[float], bool], then: Callable[[], None]) -> None:
+        """Look again and again whether it is over; `over` is told for how long nothing moved towards the client."""
+        since, moved = self._loop.time(), (-1, -1)
+
+        def look() -> None:
+            nonlocal since, moved
+            client, now = self.client, self._loop.time()
+            at = self.bytes_to_client, client.get_write_buffer_size() if client is not None else 0
+            if at != moved:
+                since, moved = now, at
+            if over(now - since):
+                then()
+            elif self._ended is not None:
+                self._timer = self._loop.call_later(POLL_SECONDS, look)
 
         self.set_timer(None, "")
-        linger()
+        look()
 
     def _close(self, reason: str) -> None:
         self._reason = self._reason or reason
@@ -280,6 +324,7 @@ class Relay:
             self.server.close()
         if self.client is not None:
             self.client.close()
+            self._await_client()
 
     def _end(self, reason: str) -> None:
         self.set_timer(None, "")
@@ -340,3 +385,7 @@ class ServerLeg(asyncio.Protocol):
         client = self._relay.client
         if client is not None and not client.is_closing():
             client.resume_reading()
+
+
+def _nowhere(data: bytes) -> None:
+    """Takes what comes too late."""

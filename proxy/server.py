@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 QUIET_SECONDS: Final = 2.0
 TERMINATE: Final = b"X\0\0\0\4"
 UNEXPECTED: Final = frozenset(
-    ("bad_startup", "direct_tls", "login_timeout", "plain_refused", "refused", "tls_failed", "upstream")
+    ("bad_startup", "direct_tls", "error", "login_timeout", "plain_refused", "refused", "tls_failed", "upstream")
 )
 """Reasons of connections that came to nothing: a storm of them is told in few lines."""
 CURE: Final = (
@@ -77,6 +77,9 @@ class Proxy:
         self._tap = Tap(self._loop)
         self._supervisor: Supervisor | None = None
         self._certificate = tls.ServerCertificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        for address in settings.upstream.addresses:
+            if mode := tls.needed(settings.upstream.tls, address):
+                tls.client_context(settings.upstream.tls, mode)
         open_to_plain = settings.allow_plain or all(one.is_local for one in settings.listen)
         self._only_tls = "" if open_to_plain else "Set sslmode=require in the client."
         self._house = House(
@@ -152,7 +155,7 @@ class Proxy:
         except UsageError as error:
             self._log.error("the certificate was not taken; the one before it stays", error=str(error))
         else:
-            self._house.only_tls = self._only_tls
+            tls.client_context.cache_clear()
             self._begin(self._compare_certificates())
             self._log.info("certificate taken", fingerprint=self._certificate.fingerprint[:16])
 
@@ -213,18 +216,25 @@ class Proxy:
     async def _welcome(self, accepted: socket.socket) -> None:
         self._numbered += 1
         relay = Relay(self._loop, self._numbered, Doorman(self._house), self._gone)
-        context = None
+        context, seconds = None, self.settings.login_seconds
         if self._certificate is not None and accepted.family != socket.AF_UNIX:
-            first = await listeners.first_byte(self._loop, accepted, self.settings.login_seconds)
+            first = await listeners.first_byte(self._loop, accepted, seconds)
+            if first is None:
+                accepted.close()
+                self._gone(relay, "login_timeout")
+                return
             context = self._certificate.context if first == tls.HANDSHAKE else None
-        self._relays.add(relay)
         try:
-            transport, _ = await self._loop.connect_accepted_socket(lambda: ClientLeg(relay), accepted, ssl=context)
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: ClientLeg(relay), accepted, ssl=context, ssl_handshake_timeout=seconds if context else None
+            )
         except OSError as error:
-            relay.error = f"TLS handshake: {getattr(error, 'reason', None) or error}"
+            relay.error = f"TLS handshake: {tls.words(error)}"
             self._gone(relay, "tls_failed" if context else "client")
             return
-        upstream.keep_alive(transport)
+        if not relay.left:
+            self._relays.add(relay)
+            upstream.keep_alive(transport)
 
     def _take_in(self, relay: Relay) -> str:
         limit = self.settings.max_connections
@@ -272,6 +282,8 @@ class Proxy:
             **{key: session[key] for key in ("cancels",) if key in session},
             reason=reason,
             error=relay.error,
+            **self._limiter.skipped(reason),
+            **({"opaque": relay.line.reason} if relay.line is not None and relay.line.reason else {}),
             tls=relay.tls,
             seconds=round((time.monotonic_ns() - relay.opened_ns) / 1e9, 3),
             bytes_to_server=relay.bytes_to_server,
@@ -307,8 +319,10 @@ class Proxy:
         with contextlib.suppress(UpstreamUnreachable):
             leg = await upstream.connect(self.settings.upstream, asyncio.Protocol)
             leg.transport.abort()
-            if self._certificate is not None and leg.certificate not in ("", self._certificate.fingerprint):
+            if self._certificate is not None and self._certificate.differs_from(leg.certificate):
                 self._warn_of_binding()
+            else:
+                self._house.only_tls = self._only_tls
 
     def _warn_of_binding(self) -> None:
         """From here on plain is refused: libpq's `prefer` would turn to it without a word when its TLS login fails."""

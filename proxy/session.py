@@ -369,8 +369,6 @@ class Session:
     def _copy_in(self, body: bytes, size: int, at_ns: int) -> None:
         """The server ignores the Syncs that it reads before the end of the copy."""
         request = self._expect(_QUERY, _EXECUTE)
-        if request.kind == _QUERY:
-            return
         rest = list(self._pending)[1:]
         end = next((n for n, one in enumerate(rest) if one.kind in (_COPY_DONE, _COPY_FAIL)), len(rest))
         self._copying = end == len(rest)
@@ -413,12 +411,13 @@ class Session:
     # -- the end of an exchange --------------------------------------------------------------------------------------
 
     def _end_exchange(self, status: str) -> list[Execution]:
-        request = self._head()
-        if request is None:
-            if self.authenticated:
-                raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
+        if not self.authenticated:
+            # That of the login, whatever the client did not wait for it to ask.
             self.authenticated = True
             return []
+        request = self._head()
+        if request is None:
+            raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
         if request.kind not in (_QUERY, _SYNC, _FUNCTION):
             raise ProtocolViolation("impossible_answer", "ReadyForQuery before its Sync")
         self._pending.popleft()

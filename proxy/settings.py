@@ -15,11 +15,15 @@ SslMode = Literal["", "disable", "prefer", "require", "verify-ca", "verify-full"
 
 
 class Address(Struct, frozen=True):
-    """A TCP `host` and `port` (0: any free one), or a unix socket `path`."""
+    """A TCP `host` and `port` (0: any free one), or a unix socket `path`.
+
+    `name` is what a certificate must name, where that is not the host.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
         if self.path:

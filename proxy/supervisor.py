@@ -140,8 +140,13 @@ class Supervisor:
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        self._process = self._launch(theirs)
-        theirs.close()
+        try:
+            self._process = self._launch(theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._started_at = time.monotonic()
         link = _Link(self._received, self._lost)
         await self._loop.create_connection(lambda: link, sock=ours)
@@ -176,6 +181,8 @@ class Supervisor:
                 line = self._tap.lines.get(connection)
                 if line is not None:
                     line.give_up(reason)
+                else:
+                    self._tap.count_opaque(connection, reason)
             case Finished(report):
                 if self._finished is not None and not self._finished.done():
                     self._finished.set_result(msgspec.json.decode(report, type=Report))
@@ -204,8 +211,15 @@ class Supervisor:
         self._restart = self._loop.create_task(self._spawn_after(delay))
 
     async def _spawn_after(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        await self._spawn()
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self._spawn()
+            except OSError as error:
+                seconds = BACKOFF_SECONDS[-1]
+                self._log.error("cannot start a profiler, trying again", error=str(error), delay_seconds=seconds)
+            else:
+                return
 
     async def _tell_counters(self) -> None:
         while True:

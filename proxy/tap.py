@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -24,6 +25,7 @@ from pgtattle.proxy.wire.startup import is_replication
 
 QUEUE_LIMIT: Final = 16 * 1024 * 1024
 FLUSH_SECONDS: Final = 0.02
+LAST_OPAQUE: Final = 100
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024
 
@@ -46,6 +48,7 @@ class Tap:
         self.executions = 0
         self.opaque: dict[str, int] = {}
         self.lines: dict[int, Line] = {}
+        self._opaque: deque[int] = deque(maxlen=LAST_OPAQUE)
         self.records = bytearray()
         self._loop = loop
         self._limit = limit
@@ -100,6 +103,13 @@ class Tap:
             return False
         self._write_off()
         return True
+
+    def count_opaque(self, number: int, reason: str) -> None:
+        """A connection cannot be looked at, or could not while it was there; once for each, whoever noticed."""
+        if number in self._opaque:
+            return
+        self._opaque.append(number)
+        self.opaque[reason] = self.opaque.get(reason, 0) + 1
 
     def credit(self, executions: int) -> None:
         """So many executions were packed of a connection that ended."""
@@ -156,13 +166,14 @@ class Line:
 
     __slots__ = (
         "_blind", "_exchanges", "_key", "_missed", "_opened", "_startup", "_state", "_statement_bytes", "_statements",
-        "_welcome", "backend", "frontend", "number", "observed", "tap",
+        "_welcome", "backend", "frontend", "number", "observed", "reason", "tap",
     )  # fmt: skip
 
     def __init__(self, tap: Tap, number: int, client: str) -> None:
         self.tap = tap
         self.number = number
         self.observed = True
+        self.reason = ""
         self._opened = batch.Opened(client, time.monotonic_ns())
         self._startup = b""
         self._key = b""
@@ -197,6 +208,11 @@ class Line:
         return self._state.ended
 
     @property
+    def quiescent(self) -> bool:
+        """True when every request was answered."""
+        return self._state.quiescent
+
+    @property
     def idle(self) -> bool:
         """True when every request was answered and no transaction is open."""
         return self._state.quiescent and self._state.status == _IDLE
@@ -219,7 +235,8 @@ class Line:
         if not self.observed:
             return
         self.observed = False
-        self.tap.opaque[reason] = self.tap.opaque.get(reason, 0) + 1
+        self.reason = reason
+        self.tap.count_opaque(self.number, reason)
         self._end()
         self._state.close()
         if self._welcome:
@@ -257,7 +274,8 @@ class Line:
 
     def resume(self) -> None:
         """Look again, if nothing is unanswered and there is room."""
-        if not self._blind or not self.observed or not self._state.quiescent or self.tap.full:
+        state = self._state
+        if not self._blind or not self.observed or not state.quiescent or state.suspended or self.tap.full:
             return
         if not self._welcome:
             self.introduce()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,10 @@ class ServerCertificate:
     def __init__(self, cert: str, key: str) -> None:
         self._cert, self._key = cert, key
         self.context, self.fingerprint = self._load()
+
+    def differs_from(self, certificate: str) -> bool:
+        """True for the fingerprint of another certificate; none (no TLS) is no other."""
+        return certificate not in ("", self.fingerprint)
 
     def reload(self) -> None:
         """Read the files again. Raises UsageError and keeps what it had if they cannot be used."""
@@ -71,8 +76,19 @@ def mode_for(tls: UpstreamTls, address: Address) -> SslMode:
     return "disable" if address.is_local else "verify-full"
 
 
+def needed(tls: UpstreamTls, address: Address) -> SslMode:
+    """`mode_for` where it is TLS, else empty."""
+    mode = mode_for(tls, address)
+    return "" if mode == "disable" else mode
+
+
+@lru_cache(16)
 def client_context(tls: UpstreamTls, mode: SslMode) -> ssl.SSLContext:
-    """How the server is verified: as libpq does for this sslmode. Raises UsageError for files that cannot be used."""
+    """How the server is verified: as libpq does for this sslmode. Raises UsageError for files that cannot be used.
+
+    The authorities of a system are many, and take tens of milliseconds to read: a context serves all connections, until
+    `client_context.cache_clear()`.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
@@ -95,6 +111,11 @@ def client_context(tls: UpstreamTls, mode: SslMode) -> ssl.SSLContext:
     return context
 
 
+def words(error: BaseException) -> str:
+    """What went wrong in a handshake, for people."""
+    return str(getattr(error, "reason", None) or error or "the client left")
+
+
 class SaslOffer:
     """Takes SCRAM-SHA-256-PLUS out of AuthenticationSASL, for a client that sees no certificate.
 
@@ -108,25 +129,29 @@ class SaslOffer:
 
     def filter(self, chunk: bytes) -> bytes:
         """What to send on in place of `chunk`."""
-        self._buffer += chunk
-        out = b""
-        while not self.done and len(self._buffer) >= 5:
-            size = 1 + int.from_bytes(self._buffer[1:5], "big")
-            kind = self._buffer[:1]
+        buffer = self._buffer + chunk
+        out = bytearray()
+        position = 0
+        while not self.done and len(buffer) - position >= 5:
+            size = 1 + int.from_bytes(buffer[position + 1 : position + 5], "big")
+            kind = buffer[position : position + 1]
             # NegotiateProtocolVersion and notices may come first; anything else ends the wait.
             if kind not in b"RvN" or not 5 <= size <= MAX_OFFER:
                 self.done = True
+            elif len(buffer) - position < size:
                 break
-            if len(self._buffer) < size:
-                return out
-            frame, self._buffer = self._buffer[:size], self._buffer[size:]
-            if kind == b"R":
-                self.done = True
-                frame = _without_plus(frame)
-            out += frame
-        if self.done:
-            out, self._buffer = out + self._buffer, b""
-        return out
+            else:
+                frame = buffer[position : position + size]
+                position += size
+                self.done = kind == b"R"
+                out += _without_plus(frame) if self.done else frame
+        self._buffer = buffer[position:]
+        return bytes(out + self.rest() if self.done else out)
+
+    def rest(self) -> bytes:
+        """The beginning of a frame whose end did not come."""
+        rest, self._buffer = self._buffer, b""
+        return rest
 
 
 def _without_plus(frame: bytes) -> bytes:

@@ -17,7 +17,7 @@ from typing import Final, cast
 from msgspec import Struct
 
 from pgtattle.proxy import tls
-from pgtattle.proxy.errors import UpstreamUnreachable
+from pgtattle.proxy.errors import UpstreamUnreachable, UsageError
 from pgtattle.proxy.settings import Address, SslMode, Upstream
 from pgtattle.proxy.wire.startup import SSL_REQUEST
 
@@ -52,7 +52,7 @@ async def connect(upstream: Upstream, factory: Factory, *, raw: bool = False) ->
     for address in upstream.addresses:
         try:
             endpoints = await _resolve(address, upstream.connect_seconds)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             failures.append(f"{address}: {_words(error)}")
             continue
         for endpoint in endpoints:
@@ -93,10 +93,12 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX:
         return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", KEEPALIVE_SECONDS), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    # A peer that was gone before it was accepted has no options any more.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", KEEPALIVE_SECONDS), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class _Refused(Exception):
@@ -168,6 +170,8 @@ async def _reach(upstream: Upstream, endpoint: Endpoint, factory: Factory, *, ra
         )
     except ssl.SSLError as error:
         reason = f"TLS failed ({error.reason or error})"
+    except UsageError as error:
+        reason = str(error)
     except OSError as error:
         reason = _words(error)
     raise UpstreamUnreachable(f"{address}: {reason}")
@@ -183,7 +187,7 @@ async def _open(upstream: Upstream, endpoint: Endpoint, mode: SslMode, factory: 
         transport, _ = await loop.create_connection(factory, host, port)
         return Leg(transport, endpoint)
     context = tls.client_context(upstream.tls, mode)
-    name = endpoint.address.host
+    name = endpoint.address.name or endpoint.address.host
     if upstream.tls.direct:
         transport, _ = await loop.create_connection(factory, host, port, ssl=context, server_hostname=name)
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != tls.ALPN:
@@ -205,7 +209,7 @@ async def _open(upstream: Upstream, endpoint: Endpoint, mode: SslMode, factory: 
             raise _Refused("it did not answer the request for TLS as PostgreSQL does")
         leg = factory()
         secured = await loop.start_tls(plain, leg, context, server_hostname=name)
-        if secured is None:
+        if secured is None or secured.is_closing():
             raise ConnectionResetError("it closed the connection during the TLS handshake")
         return Leg(secured, endpoint, _shown(secured))
     except BaseException:
@@ -218,5 +222,7 @@ def _shown(transport: asyncio.Transport) -> str:
     return tls.fingerprint(certificate) if certificate else ""
 
 
-def _words(error: OSError) -> str:
+def _words(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "this is no name of a host"
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error) or "no answer in time"

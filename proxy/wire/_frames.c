@@ -2,35 +2,32 @@
  * One call a chunk, no Python object a frame; only rare events make objects. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <endian.h>
 #include <structmember.h>
-enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, FLUSH_BYTES = 262144, LARGE = 0x40000000, HEADER = 17 };
+enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144 };
 enum { UNKNOWN_TYPE = 1, BAD_LENGTH, OVER_LIMIT, IMPOSSIBLE, STATE_CAP, BAD_MESSAGE, EXCEPTION };
-enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE };
-enum { UNKNOWN = -3, COUNT = -2, DROP = -1 };
+enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
 typedef struct { int keep; uint32_t limit; } Entry;
 typedef struct { uint8_t *part; size_t length, room; uint64_t skip; } Side;
-typedef struct { uint8_t kind; uint64_t name; PyObject *bytes; } Request; /* name: a portal's; bytes: of the event */
+typedef struct { uint8_t kind, event; uint64_t name; PyObject *bytes; } Request; /* a portal's name; an event */
 typedef struct {
     PyObject_HEAD
     PyObject *events, *out, *notice;
     Side sides[2];
     Request *pending;
-    size_t first, last, room; /* of pending[first, last) */
+    size_t first, last, room, held; /* of pending[first, last); bytes in it */
     uint64_t suspended[MAX_SUSPENDED];
     int suspensions, number;
     long long begun, ended;
-    unsigned char status;
-    char blind, off, authenticated, open, skipping, copying;
+    char blind, off, authenticated, open, skipping, copying; unsigned char status;
 } State;
 static Entry tables[2][256];
 static void fill(Entry *table, const char *kinds, int keep, uint32_t limit) {
     for (; *kinds; kinds++) table[(uint8_t)*kinds] = (Entry){keep, limit};
 }
-static uint32_t get32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return be32toh(v); }
-static uint64_t get64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return be64toh(v); }
-static void put32(uint8_t *p, uint32_t v) { v = htobe32(v); memcpy(p, &v, 4); }
-static void put64(uint8_t *p, uint64_t v) { v = htobe64(v); memcpy(p, &v, 8); }
+static uint32_t get32(const uint8_t *p) { return (uint32_t)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
+static uint64_t get64(const uint8_t *p) { return (uint64_t)get32(p) << 32 | get32(p + 4); }
+static void put32(uint8_t *p, uint32_t v) { p[0] = v >> 24, p[1] = v >> 16, p[2] = v >> 8, p[3] = v; }
+static void put64(uint8_t *p, uint64_t v) { put32(p, v >> 32), put32(p + 4, v); }
 static uint64_t hash(const uint8_t *name, size_t size) { /* FNV-1a */
     uint64_t h = 14695981039346656037u;
     for (; size; size--) h = (h ^ *name++) * 1099511628211u;
@@ -50,24 +47,27 @@ static int tell(State *s, int kind, const void *data, size_t size, PyObject *byt
 static int is_sync(int k) { return k == 'Q' || k == 'S' || k == 'F'; }
 static int is_copy_end(int k) { return k == 'c' || k == 'f'; }
 static void drop(State *s, size_t count) {
-    for (; count; count--, s->first++) Py_XDECREF(s->pending[s->first].bytes);
+    for (PyObject *bytes; count; count--, s->first++)
+        if ((bytes = s->pending[s->first].bytes)) { s->held -= PyBytes_GET_SIZE(bytes); Py_DECREF(bytes); }
     if (s->first == s->last) s->first = s->last = 0;
 }
 static int head(State *s) {
     while (s->first < s->last && is_copy_end(s->pending[s->first].kind)) drop(s, 1);
     return s->first < s->last ? s->pending[s->first].kind : 0;
 }
-static int push(State *s, uint8_t kind, uint64_t name, PyObject *bytes) {
+static int push(State *s, Request one, const uint8_t *data, size_t size) { /* data: of its event */
     size_t waiting = s->last - s->first;
-    if (waiting >= MAX_PENDING) { Py_XDECREF(bytes); return STATE_CAP; }
+    if (waiting >= MAX_PENDING) return STATE_CAP;
     if (s->last == s->room && s->first) {
         memmove(s->pending, s->pending + s->first, waiting * sizeof(Request)), s->first = 0, s->last = waiting;
     } else if (s->last == s->room) {
         Request *more = PyMem_Realloc(s->pending, (2 * s->room + 8) * sizeof(Request));
-        if (!more) { Py_XDECREF(bytes); return EXCEPTION; }
+        if (!more) return EXCEPTION;
         s->pending = more, s->room = 2 * s->room + 8;
     }
-    s->pending[s->last++] = (Request){kind, name, bytes};
+    if (one.event && !(one.bytes = PyBytes_FromStringAndSize((char *)data, size))) return EXCEPTION;
+    if (one.event) s->held += size;
+    s->pending[s->last++] = one;
     return 0;
 }
 static int request(State *s, int kind, const uint8_t *frame, size_t size, int whole) {
@@ -75,20 +75,20 @@ static int request(State *s, int kind, const uint8_t *frame, size_t size, int wh
     s->skipping = 0;
     if (kind == 'S' && s->copying) return 0;
     if (is_copy_end(kind) && (s->copying = 0, s->first == s->last)) return 0;
-    uint64_t name = 0;
-    PyObject *bytes = NULL;
+    Request one = {.kind = kind};
+    const uint8_t *name = frame + 5, *end = memchr(name, 0, size - 5);
     if (strchr("PBE", kind)) {
-        const uint8_t *end = memchr(frame + 5, 0, size - 5);
         if (!end) return BAD_MESSAGE;
-        name = hash(frame + 5, end - frame - 5);
-        if (kind == 'P' && whole && end > frame + 5 && !(bytes = PyBytes_FromStringAndSize((char *)frame, size)))
-            return EXCEPTION;
-    } else if (kind == 'C' && (size < 7 || frame[size - 1])) return BAD_MESSAGE;
-    else if (kind == 'C') {
-        name = hash(frame + 6, size - 7);
-        if (frame[5] == 'S' && !(bytes = PyBytes_FromStringAndSize((char *)frame + 6, size - 7))) return EXCEPTION;
+        one.name = hash(name, end - name);
+        /* of one that cannot be kept is known only that the one before it is gone */
+        if (kind == 'P' && end > name) one.event = whole && s->held + size <= MAX_HELD ? PREPARED : CLOSED;
+        if (one.event == PREPARED) name = frame, end = frame + size;
+    } else if (kind == 'C') {
+        if (size < 7 || frame[size - 1]) return BAD_MESSAGE;
+        name++, end = frame + size - 1, one.name = hash(name, end - name);
+        one.event = frame[5] == 'S' ? CLOSED : 0;
     }
-    int failed = push(s, kind, name, bytes);
+    int failed = push(s, one, name, end - name);
     if (!failed && !is_copy_end(kind)) s->open = !is_sync(kind);
     return failed;
 }
@@ -97,16 +97,16 @@ static int begin(State *s, const void *tag, size_t size) {
     return s->blind ? tell(s, MISSED, tag, size, NULL) : 0;
 }
 static int forget_portal(State *s, uint64_t name) {
-    for (int n = 0; n < s->suspensions; n++)
-        if (s->suspended[n] == name) return s->suspended[n] = s->suspended[--s->suspensions], 1;
-    return 0;
+    int n = 0;
+    while (n < s->suspensions && s->suspended[n] != name) n++;
+    return n < s->suspensions && (s->suspended[n] = s->suspended[--s->suspensions], 1);
 }
 static int end_portal(State *s, uint64_t name) { return forget_portal(s, name) ? begin(s, "", 0) : 0; }
 static int completed(State *s, int kind, int at) {
     if (at != (kind == '1' ? 'P' : kind == '2' ? 'B' : kind == '3' ? 'C' : 'E')) return IMPOSSIBLE;
     Request one = s->pending[s->first];
     int failed = 0;
-    if (one.bytes) failed = tell(s, kind == '1' ? PREPARED : CLOSED, NULL, 0, one.bytes);
+    if (one.event) failed = tell(s, one.event, NULL, 0, one.bytes);
     else if (kind == '2' || kind == '3') failed = end_portal(s, one.name);
     else if (kind == 's' && !forget_portal(s, one.name) && s->suspensions >= MAX_SUSPENDED) failed = STATE_CAP;
     else if (kind == 's') s->suspended[s->suspensions++] = one.name;
@@ -126,7 +126,7 @@ static int error(State *s, int at) {
 static void copy_in(State *s) {
     size_t end = s->first, kept = s->first;
     while (end < s->last && !is_copy_end(s->pending[end].kind)) end++;
-    s->copying = end == s->last, s->open |= s->copying;
+    s->copying = end == s->last, s->open |= s->copying && s->pending[s->first].kind == 'E';
     for (size_t n = s->first; n < s->last; n++)
         if (n >= end || s->pending[n].kind != 'S') s->pending[kept++] = s->pending[n];
     s->last = kept;
@@ -155,7 +155,7 @@ static int answer(State *s, int kind, const uint8_t *body, size_t size, long lon
     case 'E': return error(s, at);
     case '1': case '2': case '3': case 's': return completed(s, kind, at);
     case 'T': case 'n': if (at == 'D') drop(s, 1); return 0;
-    case 'G': if (at == 'E') copy_in(s); return 0;
+    case 'G': if (at == 'E' || at == 'Q') copy_in(s); return 0;
     case 'K': return tell(s, KEY, body, size, NULL);
     }
     return 0;
@@ -223,11 +223,11 @@ static int scan(State *s, int backend, const uint8_t *p, const uint8_t *end, lon
 static PyObject *scan_and_pack(State *s, PyObject *chunk, int backend) {
     if (!PyBytes_Check(chunk)) return PyErr_Format(PyExc_TypeError, "a chunk is bytes");
     if (s->off) Py_RETURN_NONE;
+    struct timespec now;
     Py_ssize_t start = PyByteArray_GET_SIZE(s->out), size = 0;
     uint8_t *header = s->blind ? NULL : grow(s->out, HEADER);
-    long long done = 0;
     int failed = !s->blind && !header ? EXCEPTION : 0;
-    struct timespec now;
+    long long done = 0;
     if (header && !clock_gettime(CLOCK_MONOTONIC, &now)) {
         header[0] = backend ? 4 : 3, put32(header + 1, s->number);
         put64(header + 5, now.tv_sec * 1000000000ull + now.tv_nsec);
@@ -258,13 +258,12 @@ static PyObject *quiescent(State *s, void *_) {
     return PyBool_FromLong(s->authenticated && s->first == s->last && !s->open);
 }
 static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *_) {
+    PyObject *out, *notice, *events;
     int number;
-    PyObject *out, *notice;
     if (!PyArg_ParseTuple(args, "iO!O", &number, &PyByteArray_Type, &out, &notice)) return NULL;
-    State *s = (State *)type->tp_alloc(type, 0);
-    if (!s) return NULL;
-    s->number = number, s->status = 'I', s->out = Py_NewRef(out), s->notice = Py_NewRef(notice);
-    if (!(s->events = PyList_New(0))) { Py_DECREF(s); return NULL; }
+    State *s = (events = PyList_New(0)) ? (State *)type->tp_alloc(type, 0) : NULL;
+    if (!s) { Py_XDECREF(events); return NULL; }
+    s->number = number, s->status = 'I', s->out = Py_NewRef(out), s->notice = Py_NewRef(notice), s->events = events;
     return (PyObject *)s;
 }
 static void state_dealloc(State *s) {

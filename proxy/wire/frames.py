@@ -22,6 +22,8 @@ KEPT: Final = 65_536
 """A frame of up to this many bytes passes whole; of a longer one this many are kept."""
 MAX_PENDING: Final = 65_536
 MAX_SUSPENDED: Final = 256
+MAX_HELD: Final = 1024 * 1024
+"""Bytes of Parse frames that wait for their answer. Of a statement beyond it, or one that was cut, nothing is kept."""
 LARGE: Final = 0x40000000
 SMALL: Final = 10_000
 PASSWORD: Final = 65_535
@@ -96,7 +98,7 @@ class State:
     """
 
     __slots__ = (
-        "_copying", "_notice", "_off", "_open", "_out", "_pending", "_sides", "_skipping", "_suspended",
+        "_copying", "_held", "_notice", "_off", "_open", "_out", "_pending", "_sides", "_skipping", "_suspended",
         "authenticated", "begun", "blind", "ended", "events", "number", "status",
     )  # fmt: skip
 
@@ -111,7 +113,8 @@ class State:
         self._notice: Callable[[int], None] | None = notice
         self._off = False
         self._sides = (_Side(), _Side())
-        self._pending: list[tuple[int, bytes]] = []
+        self._pending: list[tuple[int, int, bytes]] = []
+        self._held = 0
         self._suspended: set[bytes] = set()
         self._open = self._skipping = self._copying = False
 
@@ -150,24 +153,25 @@ class State:
             self._copying = False
             if not self._pending:
                 return 0
-        name = b""
-        if kind == _P:
-            end = frame.find(0, 5)
-            if end < 0:
-                return BAD_MESSAGE
-            name = frame if whole and end > 5 else b""
-        elif kind in (_B, _E):
+        event, name = 0, b""
+        if kind in (_P, _B, _E):
             end = frame.find(0, 5)
             if end < 0:
                 return BAD_MESSAGE
             name = frame[5:end]
+            if kind == _P and name:
+                # Of one that cannot be kept is known only that the one before it is gone.
+                event = PREPARED if whole and self._held + len(frame) <= MAX_HELD else CLOSED
+                name = frame if event == PREPARED else name
         elif kind == _C:
             if len(frame) < 7 or frame[-1]:
                 return BAD_MESSAGE
-            name = frame[5:-1]
+            name = frame[6:-1]
+            event = CLOSED if frame[5] == _S else 0
         if len(self._pending) >= MAX_PENDING:
             return STATE_CAP
-        self._pending.append((kind, name))
+        self._pending.append((kind, event, name))
+        self._held += len(name) if event else 0
         if kind not in (_DONE, _FAIL):
             self._open = kind not in _DONE_SYNC
         return 0
@@ -178,8 +182,12 @@ class State:
         """The kind of the request that the server is at; the end of a COPY has no answer of its own."""
         pending = self._pending
         while pending and pending[0][0] in (_DONE, _FAIL):
-            del pending[0]
+            self._drop(1)
         return pending[0][0] if pending else 0
+
+    def _drop(self, count: int) -> None:
+        self._held -= sum(len(data) for _, event, data in self._pending[:count] if event)
+        del self._pending[:count]
 
     def _answer(self, kind: int, body: bytes) -> int:
         """Take an answer: executions finished with it, or a reason, negated."""
@@ -189,7 +197,8 @@ class State:
                 if head not in (_Q, _E):
                     return -IMPOSSIBLE
                 if head == _E:
-                    self._suspended.discard(self._pending.pop(0)[1])
+                    self._suspended.discard(self._pending[0][2])
+                    self._drop(1)
                 self._begin(body[:-1] if kind == 0x43 else b"EMPTY")
             case 0x5A:  # ReadyForQuery
                 return self._ready(head, body)
@@ -199,9 +208,9 @@ class State:
                 return self._completed(kind, head)
             case 0x54 | 0x6E:  # RowDescription, NoData
                 if head == _D:
-                    del self._pending[0]
+                    self._drop(1)
             case 0x47:  # CopyInResponse
-                if head == _E:
+                if head in (_E, _Q):
                     self._copy_in()
             case 0x4B:  # BackendKeyData
                 self.events.append((KEY, body))
@@ -215,18 +224,16 @@ class State:
     def _completed(self, kind: int, head: int) -> int:
         if head != {0x31: _P, 0x32: _B, 0x33: _C, 0x73: _E}[kind]:
             return -IMPOSSIBLE
-        name = self._pending.pop(0)[1]
-        if kind == 0x31:
-            if name:
-                self.events.append((PREPARED, name))
+        _, event, name = self._pending[0]
+        if event:
+            self.events.append((event, name))
         elif kind == 0x73:
             if name not in self._suspended and len(self._suspended) >= MAX_SUSPENDED:
                 return -STATE_CAP
             self._suspended.add(name)
-        elif kind == 0x33 and name[:1] == b"S":
-            self.events.append((CLOSED, name[1:]))
-        else:
-            self._end_portal(name if kind == 0x32 else name[1:])
+        elif kind != 0x31:
+            self._end_portal(name)
+        self._drop(1)
         return 0
 
     def _end_portal(self, name: bytes) -> None:
@@ -245,18 +252,17 @@ class State:
         if head in _DONE_SYNC:
             return
         if head == _E:
-            self._suspended.discard(self._pending[0][1])
+            self._suspended.discard(self._pending[0][2])
         pending = self._pending
-        skipped = next((n for n, (kind, _) in enumerate(pending) if kind == _S), len(pending))
-        del pending[:skipped]
+        self._drop(next((n for n, one in enumerate(pending) if one[0] == _S), len(pending)))
         self._skipping = not pending
 
     def _copy_in(self) -> None:
         """The server ignores the Syncs that it reads before the end of the copy."""
         pending = self._pending
-        end = next((n for n, (kind, _) in enumerate(pending) if kind in (_DONE, _FAIL)), len(pending))
+        end = next((n for n, one in enumerate(pending) if one[0] in (_DONE, _FAIL)), len(pending))
         self._copying = end == len(pending)
-        self._open = self._open or self._copying
+        self._open = self._open or (self._copying and pending[0][0] == _E)
         pending[:end] = [one for one in pending[:end] if one[0] != _S]
 
     def _ready(self, head: int, body: bytes) -> int:
@@ -265,7 +271,7 @@ class State:
         if self.authenticated:
             if head not in _DONE_SYNC:
                 return -IMPOSSIBLE
-            del self._pending[0]
+            self._drop(1)
             self._head()
         self.authenticated = True
         self.status = body[0]

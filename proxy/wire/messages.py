@@ -68,13 +68,15 @@ def bind_parameters(
     body: bytes, position: int, types: tuple[int, ...], encoding: str, decode: Callable[..., Parameter] = parameter
 ) -> tuple[Parameter, ...]:
     """Bind: the parameters that are there whole, decoded by `types` (0 where a type is not known)."""
+    end = len(body)
     count = _u2(body, position)[0]
     position += 2
+    if end < position + 2 * count + 2:
+        return ()
     formats = struct.unpack_from(f"!{count}H", body, position) if count else ()
     position += 2 * count
     total = _u2(body, position)[0]
     position += 2
-    end = len(body)
     known = len(types)
     found = []
     for number in range(total):
@@ -94,8 +96,9 @@ def bind_parameters(
 
 
 def parameter_types(body: bytes) -> tuple[int, ...]:
-    """ParameterDescription."""
-    return struct.unpack_from(f"!{_u2(body)[0]}I", body, 2)
+    """ParameterDescription: the types that are there."""
+    count = min(_u2(body, 0)[0], (len(body) - 2) // 4)
+    return struct.unpack_from(f"!{count}I", body, 2)
 
 
 def sqlstate(body: bytes) -> str:

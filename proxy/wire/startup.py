@@ -69,7 +69,7 @@ def startup_parameters(packet: bytes) -> dict[str, str]:
 
 def is_replication(packet: bytes) -> bool:
     """True for a StartupMessage that asks for the replication protocol."""
-    return b"\0replication\0" in packet[8:] or packet[8:].startswith(b"replication\0")
+    return startup_parameters(packet).get("replication", "").lower() not in ("", "0", "f", "false", "n", "no", "off")
 
 
 def error_response(severity: str, sqlstate: str, message: str, hint: str = "") -> bytes:

@@ -49,7 +49,7 @@ def test_what_is_none_is_a_usage_error_that_does_not_repeat_it(text: str) -> Non
         ("postgresql://a:1,b:2/d", (Address("a", 1), Address("b", 2))),
         ("host=a,b port=7", (Address("a", 7), Address("b", 7))),
         ("host=/tmp/x port=7", (Address(path="/tmp/x/.s.PGSQL.7"),)),
-        ("hostaddr=127.0.0.1 host=name", (Address("127.0.0.1", 5432),)),
+        ("hostaddr=127.0.0.1 host=name", (Address("127.0.0.1", 5432, name="name"),)),
         ("postgresql://[::1]/d", (Address("::1", 5432),)),
     ],
 )
