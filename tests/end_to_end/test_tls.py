@@ -11,6 +11,8 @@ import signal
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ import pytest
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import DEBIAN_15, Database, Serve, Served, fresh_database
 from tests.end_to_end.certificates import Authority, Pair
+from tests.end_to_end.watching import metric
 
 SSL_REQUEST = struct.pack("!iI", 8, 80877103)
 
@@ -321,3 +324,81 @@ def test_the_end_of_tls_without_a_word_is_no_error(
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     (closed,) = [line for line in lines if line["message"] == "connection closed" and line["tls"] == "on"]
     assert (closed["level"], closed["reason"], closed["user"]) == ("info", "client", "postgres")
+
+
+def open_connections(one: Served) -> int:
+    """As the relay counts them, once two counts in a row are equal."""
+    before = -1
+    while True:
+        time.sleep(0.7)
+        found = int(metric(one, "pgtattle_client_connections"))
+        if found == before:
+            return found
+        before = found
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "direct"])
+@pytest.mark.parametrize("after", [b"", b"\x16garbage" * 10, b"\x16\x03\x01\x02\0\1"], ids=["nothing", "noise", "half"])
+def test_a_handshake_that_comes_to_nothing_leaves_nothing(
+    serve: Serve, world: World, asked: bool, after: bytes
+) -> None:
+    one = served(
+        serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key, "--login-timeout", "1", "--drain", "30"
+    )
+    kept = []
+    for end in ("close", "reset", "stay"):
+        client = raw(one)
+        if asked:
+            client.sendall(SSL_REQUEST)
+            assert client.recv(1) == b"S"
+        client.sendall(after)
+        if end == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if end == "stay":
+            kept.append(client)
+        else:
+            client.close()
+    for client in kept:
+        client.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(1000):
+                pass
+        client.close()
+    assert open_connections(one) == 0
+    began = time.monotonic()
+    assert one.stop() == 0
+    assert time.monotonic() - began < 20
+
+
+def test_authorities_that_cannot_be_read_are_told_at_the_start(world: World, tmp_path: Path) -> None:
+    bad = tmp_path / "root.pem"
+    bad.write_text("no certificate")
+    for sslmode, root, says in (("verify-ca", str(bad), "sslrootcert="), ("require", "system", "verify-full")):
+        upstream = f"postgresql://u@127.0.0.1:1/d?sslmode={sslmode}&sslrootcert={root}"
+        command = [
+            sys.executable,
+            "-m",
+            "pgtattle.proxy.cli",
+            "serve",
+            "--upstream",
+            upstream,
+            "--listen",
+            "127.0.0.1:0",
+        ]
+        done = subprocess.run(
+            [*command, "--api", "127.0.0.1:0"], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 2
+        assert says in done.stderr
+
+
+def test_a_client_that_dies_in_a_transaction_frees_its_locks(serve: Serve, world: World) -> None:
+    one = served(serve, world, sslmode="require")
+    code = (
+        "import os, sys, psycopg; c = psycopg.connect(sys.argv[1]); "
+        "c.execute('CREATE TABLE locked ()'); c.commit(); c.execute('LOCK locked'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, one.database.dsn], check=True, timeout=60)
+    with psycopg.connect(world.database.dsn, autocommit=True) as direct:
+        direct.execute("SET lock_timeout = '5s'")
+        direct.execute("DROP TABLE locked")

@@ -26,8 +26,9 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Bench:
     """A relay in front of a scripted server."""
 
-    def __init__(self, port: int, ended: list[str], tap: Tap) -> None:
+    def __init__(self, port: int, ended: list[str], tap: Tap, house: House) -> None:
         self.port = port
+        self.house = house
         self.ended = ended
         self.tap = tap
         self.to_client = 0
@@ -67,7 +68,7 @@ async def relayed(script: Script | None) -> AsyncIterator[Bench]:
     def factory() -> asyncio.Protocol:
         return ClientLeg(Relay(loop, 1, Doorman(house), gone))
 
-    bench = Bench(0, ended, tap)
+    bench = Bench(0, ended, tap, house)
     server = await loop.create_server(factory, "127.0.0.1", 0)
     try:
         bench.port = server.sockets[0].getsockname()[1]
@@ -264,5 +265,68 @@ def test_a_client_that_does_not_read_holds_the_server_not_the_memory() -> None:
             writer.transport.abort()
             await bench.settled()
             assert bench.to_client >= got
+
+    run(test())
+
+
+def test_a_client_that_still_sends_gets_all_that_the_server_left() -> None:
+    answer = b"E" + (2_000_004).to_bytes(4, "big") + bytes(2_000_000)
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        writer.write(LOGIN + answer)
+        writer.close()
+
+    async def test() -> None:
+        async with relayed(server) as bench:
+            reader, writer = await bench.client()
+            writer.write(STARTUP)
+            got = len(await reader.readexactly(len(LOGIN)))
+            while got < len(LOGIN + answer):
+                writer.write(QUERY)
+                chunk = await reader.read(40_000)
+                assert chunk, f"the end after {got} bytes"
+                got += len(chunk)
+                await asyncio.sleep(0.005)
+            assert await reader.read() == b""
+            writer.close()
+
+    run(test())
+
+
+def test_what_follows_a_cancel_request_is_not_kept() -> None:
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        await asyncio.sleep(1.5)
+        writer.close()
+
+    async def test() -> None:
+        async with relayed(server) as bench:
+            _, writer = await bench.client()
+            writer.write(struct.pack("!iIII", 16, 80877102, 1, 2))
+            await writer.drain()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(1):
+                    for _ in range(200):
+                        writer.write(bytes(1_000_000))
+                        await writer.drain()
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
+            writer.transport.abort()
+            assert await bench.settled() in ("cancel", "client")
+
+    run(test())
+
+
+def test_a_mistake_at_the_door_ends_the_connection() -> None:
+    async def test() -> None:
+        async with relayed(None) as bench:
+            bench.house.failed = lambda: 1 / 0  # type: ignore[assignment, return-value]
+            reader, writer = await bench.client()
+            writer.write(STARTUP)
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            assert await bench.settled() == "error"
+            writer.close()
 
     run(test())

@@ -479,6 +479,31 @@ def test_of_too_many_prepared_statements_the_oldest_is_forgotten(monkeypatch: py
     assert [one.text.sql for one in talk.executions] == ["", "SELECT 1 AS c"]
 
 
+def test_what_is_asked_before_the_login_is_over_is_followed() -> None:
+    session = Session(Connection(id=1, client="127.0.0.1:1", opened_ns=0), Texts().read, itertools.count(1).__next__)
+    session.frontend(query("SELECT 1"), 1)
+    assert session.backend(frame("R", b"\0\0\0\0") + ready(), 2) == []
+    (execution,) = session.backend(rows(1) + complete("SELECT 1") + ready(), 3)
+    assert execution.text.sql == "SELECT 1"
+
+
+def test_a_bind_cut_among_its_formats_is_an_execution_all_the_same() -> None:
+    talk = Talk()
+    cut = frame(PREFIX, PREFIX_HEAD.pack(ord("B"), 200_000) + b"\0\0" + struct.pack("!H", 40_000) + b"\0\1" * 100)
+    types = frame(PREFIX, PREFIX_HEAD.pack(ord("t"), 200_000) + struct.pack("!H", 40_000) + b"\0\0\0\x17" * 100)
+    talk.client(parse("SELECT 1"), describe(), cut, execute(), SYNC)
+    talk.server(frame("1"), types, frame("n"), frame("2"), complete("SELECT 1"), ready())
+    assert talk.only.parameters == ()
+
+
+def test_a_sync_in_a_simple_copy_is_ignored() -> None:
+    talk = Talk()
+    talk.client(query("COPY t FROM STDIN")).server(frame("G", b"\0\0\0"))
+    talk.client(SYNC, frame("c")).server(complete("COPY 0"), ready())
+    talk.client(query("SELECT 1")).server(rows(1), complete("SELECT 1"), ready())
+    assert talk.sqls() == ["COPY t FROM STDIN", "SELECT 1"]
+
+
 kinds = st.sampled_from([*b"QPBDECSHFcfX", *b"123CIEZTtnsGHWSNAVRKv", COUNTED, PREFIX])
 any_frame = st.tuples(kinds, st.binary(max_size=40)).map(lambda pair: frame(*pair))
 

@@ -221,6 +221,14 @@ def test_replication_is_not_looked_at(tap: Tap, pipe: Pipe) -> None:
     assert tap.opaque == {"replication": 1}
 
 
+def test_a_user_or_an_application_may_be_called_replication(tap: Tap, pipe: Pipe) -> None:
+    for number, parameters in enumerate((b"user\0replication\0", b"user\0a\0application_name\0replication\0",
+                                         b"user\0a\0replication\0off\0"), 1):  # fmt: skip
+        line = Line(tap, number, "unix")
+        line.startup((len(parameters) + 9).to_bytes(4, "big") + b"\0\3\0\0" + parameters + b"\0")
+        assert line.observed
+
+
 def test_an_error_while_idle_is_no_execution(tap: Tap, pipe: Pipe) -> None:
     line = logged_in(tap)
     line.backend(b"E\0\0\0\x0cC57P01\0\0")

@@ -368,6 +368,25 @@ def test_named_statements_are_told_once_they_are_made(twin: ModuleType) -> None:
     assert tapped.state.events == [(frames.PREPARED, good), (frames.CLOSED, b"a")]
 
 
+def test_a_statement_too_large_to_keep_ends_the_one_before_it(twin: ModuleType) -> None:
+    """Else that one would be sent again in its place after a gap."""
+    tapped = Tapped(twin)
+    tapped.client(frame("P", b"a\0" + b" " * frames.KEPT + b"\0\0\0") + SYNC)
+    tapped.server(frame("1") + READY)
+    assert tapped.state.events == [(frames.CLOSED, b"a")]
+
+
+def test_statements_that_wait_for_their_answer_are_bounded_in_bytes(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    large = frame("P", b"a\0" + b" " * 60_000 + b"\0\0\0")
+    fit = frames.MAX_HELD // len(large)
+    for _ in range(2):
+        tapped.client(large * (fit + 2) + SYNC)
+        tapped.server(frame("1") * (fit + 2) + READY)
+        assert [kind for kind, _ in tapped.state.events] == [frames.PREPARED] * fit + [frames.CLOSED] * 2
+        tapped.state.events.clear()
+
+
 def test_an_endless_pipeline_is_given_up(twin: ModuleType) -> None:
     tapped = Tapped(twin)
     many = BIND * 8_192
