@@ -284,6 +284,10 @@ def main() -> None:
     """Entry point: `python -m pgtattle.proxy.profiler FD`."""
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
         sys.exit("this is started by `pgtattle serve`; it takes the number of a socket that it inherits")
+    if hasattr(os, "sched_setscheduler"):
+        # Traffic comes first: waking up must not take the processor from whoever is at it.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         uvloop.run(_main(int(sys.argv[1])))
     os._exit(0)
