@@ -108,7 +108,7 @@ class Dashboard(App[int]):
         self._watch()
         self.set_interval(FRAME_SECONDS, self._draw)
         self.set_interval(POLL_SECONDS, self._poll)
-        self._live.rows.focus()
+        self.call_after_refresh(self._live.rows.focus)
 
     async def on_unmount(self) -> None:
         """Let go of the server."""
