@@ -7,6 +7,7 @@ An analyzer does no I/O and has no clock; the profiler asks the question and bri
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -64,7 +65,7 @@ Outcome = Finding | IndexQuestion
 class Analyzer:
     """A rule; each method may be left as it is. Called from one thread, in order."""
 
-    rules: tuple[str, ...] = ()
+    rules: ClassVar[tuple[str, ...]] = ()
 
     def execution(self, execution: Execution) -> Iterable[Outcome]:
         """See one execution, in the order of their ends."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import ClassVar, Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from pgtattle.analyzers.analyzer import Analyzer, IndexAnswer, IndexCandidate, IndexQuestion, Outcome, TableFacts
@@ -36,20 +35,23 @@ MIN_GAIN: Final = 0.2
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 
 
-class _Seen(Struct):
+class _Seen:
     """A fingerprint's executions so far; `found` is what was said of it, to be said again when it doubled."""
 
-    executions: int = 0
-    total_ns: int = 0
-    asked_ns: int = -ASK_AGAIN_NS
-    said_at: int = 0
-    found: Finding | None = None
+    __slots__ = ("asked_ns", "executions", "found", "said_at", "total_ns")
+
+    def __init__(self) -> None:
+        self.executions = 0
+        self.total_ns = 0
+        self.asked_ns = -ASK_AGAIN_NS
+        self.said_at = 0
+        self.found: Finding | None = None
 
 
 class MissingIndex(Analyzer):
     """Asks about slow statements and reads the plans."""
 
-    rules = ("missing-index",)
+    rules: ClassVar[tuple[str, ...]] = ("missing-index",)
 
     def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
         self._min_rows = settings.missing_index_min_rows
@@ -58,7 +60,7 @@ class MissingIndex(Analyzer):
 
     def execution(self, execution: Execution) -> Iterable[Outcome]:
         """Ask about a statement that takes time, once in ten minutes; repeat what was found as it goes on."""
-        statement = execution.statement
+        statement = execution.text.statement
         if statement.kind not in ("read", "write") or execution.sqlstate is not None:
             return ()
         key = (execution.connection.database, statement.fingerprint)
@@ -66,11 +68,12 @@ class MissingIndex(Analyzer):
         if seen is None:
             seen = _Seen()
             self._seen.put(key, seen)
+        duration_ns = execution.duration_ns
         seen.executions += 1
-        seen.total_ns += execution.duration_ns
+        seen.total_ns += duration_ns
         if seen.found is not None and seen.executions >= 2 * seen.said_at:
             return (self._say(seen, execution.ended_ns),)
-        slow = execution.duration_ns >= ONE_SLOW_NS or seen.total_ns >= ALL_SLOW_NS
+        slow = duration_ns >= ONE_SLOW_NS or seen.total_ns >= ALL_SLOW_NS
         if not slow or execution.ended_ns - seen.asked_ns < ASK_AGAIN_NS or seen.found is not None:
             return ()
         if execution.text.truncated or any(parameter.truncated for parameter in execution.parameters):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
@@ -45,7 +45,7 @@ _LOOK_UP: Final = re.compile(
 class NPlusOne(Analyzer):
     """Accuses loops: surely where the unit has a request's id, as a hint elsewhere."""
 
-    rules = ("n-plus-one",)
+    rules: ClassVar[tuple[str, ...]] = ("n-plus-one",)
 
     def __init__(self, repetitions: Repetitions) -> None:
         self._repetitions = repetitions

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal
-
-from msgspec import Struct
+from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.sql.comments import REQUEST_KEYS, TRACE_KEY, trace_id
 
@@ -30,7 +28,7 @@ _NAME_IS_ID: Final = re.compile(
 _PATH_ID: Final = re.compile(r"(?<=/)(?:\d+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?=/|$)", re.I)
 
 
-class Mark(Struct, frozen=True):
+class Mark(NamedTuple):
     """The name of one request, job, trace or scope, and the signal that gave it; `kind` and `id` say which one."""
 
     kind: Literal["request", "trace", "scope"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
@@ -116,7 +116,7 @@ class _Connection:
 class Unparameterized(Analyzer):
     """Follows every class of connections and every statement that carries literals."""
 
-    rules = ("unparameterized",)
+    rules: ClassVar[tuple[str, ...]] = ("unparameterized",)
 
     def __init__(self, facts: FactsCache) -> None:
         self._facts = facts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 from statistics import median
-from typing import Final
+from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
@@ -25,7 +25,7 @@ POLL_GAP_NS: Final = 250_000_000
 class RepeatedRead(Analyzer):
     """Finds what could be remembered for the length of a unit."""
 
-    rules = ("repeated-read",)
+    rules: ClassVar[tuple[str, ...]] = ("repeated-read",)
 
     def __init__(self, repetitions: Repetitions) -> None:
         self._repetitions = repetitions

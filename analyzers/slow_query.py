@@ -7,7 +7,7 @@ client took to read, which is not the server's. DDL, transaction control and ses
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
@@ -54,7 +54,7 @@ class _Seen:
 class SlowQuery(Analyzer):
     """Counts executions against the target, a statement at a time."""
 
-    rules = ("slow-query",)
+    rules: ClassVar[tuple[str, ...]] = ("slow-query",)
 
     def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
         self._target_ns = int(settings.slow_query_ms * 1e6)

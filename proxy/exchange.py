@@ -6,70 +6,148 @@ Enters: executions as the decoder sees them end. Leaves: `Execution` records, wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-from msgspec import Struct
+from mypy_extensions import mypyc_attr
 
 from pgtattle.proxy.events import Connection, Execution, Parameter, Text
 from pgtattle.proxy.tags import SessionTags
 
+_FEW: Final = 64
 
-class Prepared(Struct, gc=False):
+
+@mypyc_attr(acyclic=True)
+class Prepared:
     """A statement that Parse made, and the exchange it was made in."""
 
-    name: str
-    text: Text
-    types: tuple[int, ...]
-    exchange: int
+    __slots__ = ("exchange", "name", "text", "types")
+
+    def __init__(self, name: str, text: Text, types: tuple[int, ...], exchange: int) -> None:
+        self.name = name
+        self.text = text
+        self.types = types
+        self.exchange = exchange
 
 
-class Running(Struct, gc=False):
-    """What is known of an execution while it runs; a suspended portal keeps it."""
+@mypyc_attr(acyclic=True)
+class Running:
+    """What is known of an execution while it runs; a suspended portal keeps it. `sent` and `received` are bytes."""
 
-    started_ns: int = 0
-    first_row_ns: int = 0
-    stalled_ns: int = 0
-    rows: int = 0
-    sent: int = 0
-    received: int = 0
-    suspended: bool = False
+    __slots__ = ("first_row_ns", "received", "rows", "sent", "stalled_ns", "started_ns", "suspended")
 
-
-class Portal(Struct, gc=False):
-    """A bound statement; `begun` when an Execute of it was answered."""
-
-    prepared: Prepared
-    parameters: tuple[Parameter, ...]
-    running: Running
+    def __init__(self, sent: int = 0) -> None:
+        self.started_ns = 0
+        self.first_row_ns = 0
+        self.stalled_ns = 0
+        self.rows = 0
+        self.sent = sent
+        self.received = 0
+        self.suspended = False
 
 
-class Request(Struct, gc=False):
-    """A message that waits for its answer; `name` is an Execute's portal, a Parse's statement."""
+@mypyc_attr(acyclic=True)
+class Portal:
+    """A bound statement, and its execution."""
 
-    kind: int
-    at_ns: int
-    size: int
-    exchange: int = 0
-    body: bytes = b""
-    name: bytes = b""
-    texts: tuple[Text, ...] = ()
-    prepared: Prepared | None = None
-    done: int = 0
+    __slots__ = ("parameters", "prepared", "running")
+
+    def __init__(self, prepared: Prepared, parameters: tuple[Parameter, ...], running: Running) -> None:
+        self.prepared = prepared
+        self.parameters = parameters
+        self.running = running
 
 
-class Done(Struct, gc=False):
-    """An execution that ended, in an exchange that did not yet. `prepared` is None in the simple protocol.
+@mypyc_attr(acyclic=True)
+class Request:
+    """A message that waits for its answer.
 
-    `rows` is what the command tag says.
+    `body` is that of a Bind, Describe or Close; `name` an Execute's portal or a Parse's statement. Of a Query, `done`
+    of its `texts` are executed.
     """
 
-    text: Text
-    parameters: tuple[Parameter, ...]
-    prepared: Prepared | None
-    running: Running
-    tag: str
-    sqlstate: str | None
-    ended_ns: int
-    rows: int | None = None
+    __slots__ = ("at_ns", "body", "done", "exchange", "kind", "name", "prepared", "size", "texts")
+
+    def __init__(
+        self, kind: int, at_ns: int, size: int, exchange: int = 0, body: bytes = b"", name: bytes = b""
+    ) -> None:
+        self.kind = kind
+        self.at_ns = at_ns
+        self.size = size
+        self.exchange = exchange
+        self.body = body
+        self.name = name
+        self.texts: tuple[Text, ...] = ()
+        self.prepared: Prepared | None = None
+        self.done = 0
+
+
+class Requests:
+    """The requests that wait, in order."""
+
+    __slots__ = ("_first", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: list[Request] = []
+        self._first = 0
+
+    def __len__(self) -> int:
+        return len(self._requests) - self._first
+
+    @property
+    def head(self) -> Request | None:
+        """The oldest one."""
+        return self._requests[self._first] if self._first < len(self._requests) else None
+
+    def push(self, request: Request) -> None:
+        """Ask one more."""
+        self._requests.append(request)
+
+    def pop(self) -> None:
+        """The oldest one is answered."""
+        self._first += 1
+        if self._first == len(self._requests):
+            self.replace([])
+        elif self._first >= _FEW and 2 * self._first >= len(self._requests):
+            self.replace(self._requests[self._first :])
+
+    def rest(self) -> list[Request]:
+        """All but the oldest."""
+        return self._requests[self._first + 1 :]
+
+    def replace(self, requests: list[Request]) -> None:
+        """These instead."""
+        self._requests = requests
+        self._first = 0
+
+
+@mypyc_attr(acyclic=True)
+class Done:
+    """An execution that ended, in an exchange that did not yet. `prepared` is None in the simple protocol.
+
+    `rows` is what the command tag says, None where it says nothing.
+    """
+
+    __slots__ = ("ended_ns", "parameters", "prepared", "rows", "running", "sqlstate", "tag", "text")
+
+    def __init__(
+        self,
+        text: Text,
+        parameters: tuple[Parameter, ...],
+        prepared: Prepared | None,
+        running: Running,
+        tag: str,
+        sqlstate: str | None,
+        ended_ns: int,
+        rows: int | None = None,
+    ) -> None:
+        self.text = text
+        self.parameters = parameters
+        self.prepared = prepared
+        self.running = running
+        self.tag = tag
+        self.sqlstate = sqlstate
+        self.ended_ns = ended_ns
+        self.rows = rows
 
 
 class Exchanges:

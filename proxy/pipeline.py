@@ -22,7 +22,7 @@ from pgtattle.proxy.session import Session
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.units import Units
-from pgtattle.proxy.wire import batch
+from pgtattle.proxy.wire import batch, control
 
 
 class Pipeline:
@@ -61,7 +61,7 @@ class Pipeline:
         executions: list[Execution] = []
         for kind, connection, at_ns, body in batch.unpack(records):
             if kind == batch.OPENED:
-                opened = msgspec.json.decode(body, type=batch.Opened)
+                opened = msgspec.json.decode(body, type=control.Opened)
                 self.connections += 1
                 record = Connection(id=connection, client=opened.client, opened_ns=opened.opened_ns)
                 self._sessions[connection] = Session(record, self._texts.read, self._number)
@@ -163,4 +163,4 @@ def _told(session: Session, kind: int, body: bytes, at_ns: int) -> None:
         case batch.STATEMENT:
             session.statement(body)
         case batch.GAP:
-            session.resync(msgspec.json.decode(body, type=batch.ShedGap).status, at_ns)
+            session.resync(msgspec.json.decode(body, type=control.ShedGap).status, at_ns)

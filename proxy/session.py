@@ -11,15 +11,15 @@ IN). Out of scope: units of work, and what a statement means.
 from __future__ import annotations
 
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from msgspec.structs import replace
+from mypy_extensions import i64
 
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Execution, Parameter, Text
-from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Request, Running
+from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Request, Requests, Running
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 from pgtattle.proxy.wire.frames import MAX_PENDING
@@ -31,10 +31,33 @@ MAX_TAG: Final = 100
 
 Read = Callable[[str, bool], tuple[Text, ...]]
 
-_length = struct.Struct("!I").unpack_from
-_BIND, _CLOSE, _DESCRIBE, _EXECUTE, _FUNCTION, _PARSE, _QUERY, _SYNC, _COPY_DONE, _COPY_FAIL = b"BCDEFPQScf"
-_PARSED, _BOUND, _CLOSED, _COMPLETE, _EMPTY, _ERROR, _READY, _SUSPENDED = b"123CIEZs"
-_COPY_IN, _AUTHENTICATION, _STATUS, _KEY, _TYPES, _NO_DATA, _ROWS, _ROW = b"GRSKtnTD"
+_BIND: Final = 0x42  # B
+_CLOSE: Final = 0x43  # C
+_DESCRIBE: Final = 0x44  # D
+_EXECUTE: Final = 0x45  # E
+_FUNCTION: Final = 0x46  # F
+_PARSE: Final = 0x50  # P
+_QUERY: Final = 0x51  # Q
+_SYNC: Final = 0x53  # S
+_COPY_DONE: Final = 0x63  # c
+_COPY_FAIL: Final = 0x66  # f
+
+_PARSED: Final = 0x31  # 1
+_BOUND: Final = 0x32  # 2
+_CLOSED: Final = 0x33  # 3
+_COMPLETE: Final = 0x43  # C
+_ROW: Final = 0x44  # D
+_ERROR: Final = 0x45  # E
+_COPY_IN: Final = 0x47  # G
+_EMPTY: Final = 0x49  # I
+_KEY: Final = 0x4B  # K
+_AUTHENTICATION: Final = 0x52  # R
+_STATUS: Final = 0x53  # S
+_ROWS: Final = 0x54  # T
+_READY: Final = 0x5A  # Z
+_NO_DATA: Final = 0x6E  # n
+_SUSPENDED: Final = 0x73  # s
+_TYPES: Final = 0x74  # t
 
 
 class Session:
@@ -46,7 +69,7 @@ class Session:
         self.challenged = False
         self._read = read
         self._encoding = "utf-8"
-        self._pending: deque[Request] = deque()
+        self._pending = Requests()
         self._statements: dict[bytes, Prepared] = {}
         self._portals: dict[bytes, Portal] = {}
         self._running = Running()
@@ -59,7 +82,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """True while a request is unanswered."""
-        return bool(self._pending)
+        return len(self._pending) > 0
 
     def startup(self, packet: bytes, at_ns: int) -> None:
         """The StartupMessage."""
@@ -75,11 +98,12 @@ class Session:
 
     def frontend(self, frames: bytes, at_ns: int) -> None:
         """Frames of the client. Raises ProtocolViolation where they cannot be."""
-        position, end = 0, len(frames)
+        position: i64 = 0
+        end: i64 = len(frames)
         try:
             while position < end:
-                kind = frames[position]
-                size = _length(frames, position + 1)[0]
+                kind: int = frames[position]
+                size = _length(frames, position + 1)
                 body = frames[position + 5 : position + 1 + size]
                 position += 1 + size
                 if kind == PREFIX:
@@ -93,24 +117,25 @@ class Session:
     def backend(self, frames: bytes, at_ns: int) -> list[Execution]:
         """Frames of the server: the executions of the exchanges that ended. Raises ProtocolViolation."""
         executions: list[Execution] = []
-        position, end = 0, len(frames)
+        position: i64 = 0
+        end: i64 = len(frames)
         try:
             while position < end:
-                kind = frames[position]
-                size = _length(frames, position + 1)[0] + 1
+                kind: int = frames[position]
+                size = _length(frames, position + 1) + 1
                 start = position + 5
                 position += size
                 if kind == COUNTED:
                     self._counted(frames, start, at_ns)
                     continue
                 if kind == PREFIX:
-                    kind, size = PREFIX_HEAD.unpack_from(frames, start)
+                    kind, length = PREFIX_HEAD.unpack_from(frames, start)
                     start += PREFIX_HEAD.size
-                    size += 1
+                    size = length + 1
                 if kind == _READY:
                     executions += self._end_exchange(chr(frames[start]))
-                elif take := _ANSWERS.get(kind):
-                    take(self, frames[start:position], size, at_ns)
+                else:
+                    self._answer(kind, frames, start, position, size, at_ns)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation("bad_message", str(error)) from error
         return executions
@@ -127,7 +152,7 @@ class Session:
     def resync(self, status: str, at_ns: int) -> None:
         """In sync and quiescent from here on, after a gap; what was open before it is forgotten."""
         self.authenticated = True
-        self._pending.clear()
+        self._pending.replace([])
         self._portals.clear()
         self._running = Running()
         self._skipping = self._copying = False
@@ -159,7 +184,8 @@ class Session:
             self._asked = asked + 1
         elif kind == _QUERY:
             end = body.find(0)
-            request = Request(kind, at_ns, size, asked, texts=self._lex(body if end < 0 else body[:end], whole))
+            request = Request(kind, at_ns, size, asked)
+            request.texts = self._lex(body if end < 0 else body[:end], whole)
             self._asked = asked + 1
         elif kind == _PARSE:
             name, sql, types = messages.parse(body, whole)
@@ -173,7 +199,7 @@ class Session:
         pending = self._pending
         if len(pending) >= MAX_PENDING:
             raise ProtocolViolation("state_cap", "too many unanswered requests")
-        pending.append(request)
+        pending.push(request)
 
     def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
         return self._read(sql.decode(self._encoding, "replace"), not whole)
@@ -183,57 +209,81 @@ class Session:
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
+    def _answer(self, kind: int, frames: bytes, start: i64, end: i64, size: i64, at_ns: int) -> None:
+        """A frame of the server: its body is from `start` to `end`, its size that on the wire. Frequent ones first."""
+        if kind == _COMPLETE:
+            self._complete(frames[start : min(end, start + MAX_TAG)], size, at_ns)
+        elif kind == _ROWS or kind == _NO_DATA:
+            self._described(size)
+        elif kind == _BOUND:
+            self._bound()
+        elif kind == _PARSED:
+            self._parsed()
+        elif kind == _EMPTY:
+            self._complete(b"", size, at_ns)
+        elif kind == _ERROR:
+            self._error(frames[start:end], size, at_ns)
+        elif kind == _TYPES:
+            self._typed(frames[start:end])
+        elif kind == _CLOSED:
+            self._closed()
+        elif kind == _SUSPENDED:
+            self._suspended()
+        elif kind == _COPY_IN:
+            self._copy_in()
+        elif kind == _STATUS:
+            self._reported(frames[start:end])
+        elif kind == _AUTHENTICATION:
+            self.challenged = self.challenged or frames[start : start + 4] != b"\0\0\0\0"
+        elif kind == _KEY:
+            self.connection = replace(self.connection, backend_pid=_length(frames, start))
+
     def _head(self) -> Request | None:
         """The request that the server is at; the end of a COPY has no answer of its own."""
-        pending = self._pending
-        while pending and pending[0].kind in (_COPY_DONE, _COPY_FAIL):
-            pending.popleft()
-        return pending[0] if pending else None
+        head = self._pending.head
+        while head is not None and (head.kind == _COPY_DONE or head.kind == _COPY_FAIL):
+            self._pending.pop()
+            head = self._pending.head
+        return head
 
-    def _expect(self, *kinds: int) -> Request:
+    def _expect(self, kind: int, other: int = 0) -> Request:
         head = self._head()
-        if head is None or head.kind not in kinds:
+        if head is None or (head.kind != kind and head.kind != other):
             raise ProtocolViolation("impossible_answer")
         return head
 
-    def _described(self, body: bytes, size: int, at_ns: int) -> None:
+    def _described(self, size: int) -> None:
         """RowDescription or NoData; the rows of a simple query come undescribed by a request."""
         head = self._head()
         if head is not None and head.kind == _DESCRIBE:
-            self._pending.popleft()
+            self._pending.pop()
         self._running.received += size
 
-    def _parsed(self, body: bytes, size: int, at_ns: int) -> None:
+    def _parsed(self) -> None:
         request = self._expect(_PARSE)
-        self._pending.popleft()
+        self._pending.pop()
         assert request.prepared is not None
         self._statements[request.name] = request.prepared
         if len(self._statements) > MAX_STATEMENTS:
             del self._statements[next(iter(self._statements))]
         self._running.sent += request.size
 
-    def _closed(self, body: bytes, size: int, at_ns: int) -> None:
+    def _closed(self) -> None:
         request = self._expect(_CLOSE)
-        self._pending.popleft()
+        self._pending.pop()
         self._forget(request.body)
 
-    def _typed(self, body: bytes, size: int, at_ns: int) -> None:
+    def _typed(self, body: bytes) -> None:
         request = self._expect(_DESCRIBE)
         prepared = self._statements.get(request.body[1:-1])
         if prepared is not None:
             prepared.types = messages.parameter_types(body)
 
-    def _authenticating(self, body: bytes, size: int, at_ns: int) -> None:
-        self.challenged = self.challenged or body[:4] != b"\0\0\0\0"
-
-    def _reported(self, body: bytes, size: int, at_ns: int) -> None:
+    def _reported(self, body: bytes) -> None:
         name, value = body[:-1].split(b"\0", 1)
         self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
 
-    def _keyed(self, body: bytes, size: int, at_ns: int) -> None:
-        self.connection = replace(self.connection, backend_pid=_length(body)[0])
-
-    def _counted(self, frames: bytes, start: int, at_ns: int) -> None:
+    def _counted(self, frames: bytes, start: i64, at_ns: int) -> None:
         kind, count, size = COUNTED_BODY.unpack_from(frames, start)
         running = self._current()
         running.received += size
@@ -258,9 +308,9 @@ class Session:
             running.started_ns = request.at_ns if request.at_ns > free_at else free_at
         return running
 
-    def _bound(self, body: bytes, size: int, at_ns: int) -> None:
+    def _bound(self) -> None:
         request = self._expect(_BIND)
-        self._pending.popleft()
+        self._pending.pop()
         name, statement, position = messages.bind_names(request.body)
         prepared = self._statements.get(statement) or self._unknown(statement)
         parameters = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
@@ -274,17 +324,17 @@ class Session:
         """A statement made before anyone looked, or by SQL's PREPARE."""
         return self._prepare(name, b"", (), True, 0)
 
-    def _complete(self, body: bytes, size: int, at_ns: int) -> None:
+    def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
         """CommandComplete, or with no body EmptyQueryResponse."""
         request = self._expect(_QUERY, _EXECUTE)
-        tag, rows = messages.command_tag(body[:MAX_TAG])
+        tag, rows = messages.command_tag(tag_body)
         if request.kind == _QUERY:
             running, self._running = self._started(request, self._running), Running()
             text, parameters, prepared = self._what(request)
             running.sent += request.size if not request.done else 0
             request.done += 1
         else:
-            self._pending.popleft()
+            self._pending.pop()
             portal = self._portals.get(request.name)
             if portal is None:
                 running, self._running = self._started(request, self._running), Running()
@@ -331,9 +381,9 @@ class Session:
         else:
             self._statements.pop(target.encode(self._encoding, "replace"), None)
 
-    def _suspended(self, body: bytes, size: int, at_ns: int) -> None:
+    def _suspended(self) -> None:
         request = self._expect(_EXECUTE)
-        self._pending.popleft()
+        self._pending.pop()
         portal = self._portals.get(request.name)
         running = self._running if portal is None else self._started(request, portal.running)
         running.suspended = True
@@ -362,18 +412,20 @@ class Session:
 
     def _skip_to_sync(self) -> None:
         pending = self._pending
-        while pending and pending[0].kind != _SYNC:
-            pending.popleft()
-        self._skipping = not pending
+        head = pending.head
+        while head is not None and head.kind != _SYNC:
+            pending.pop()
+            head = pending.head
+        self._skipping = head is None
 
-    def _copy_in(self, body: bytes, size: int, at_ns: int) -> None:
+    def _copy_in(self) -> None:
         """The server ignores the Syncs that it reads before the end of the copy."""
         request = self._expect(_QUERY, _EXECUTE)
-        rest = list(self._pending)[1:]
+        rest = self._pending.rest()
         end = next((n for n, one in enumerate(rest) if one.kind in (_COPY_DONE, _COPY_FAIL)), len(rest))
         self._copying = end == len(rest)
         kept = [one for n, one in enumerate(rest) if n > end or one.kind != _SYNC]
-        self._pending = deque([request, *kept])
+        self._pending.replace([request, *kept])
 
     def _forget(self, body: bytes) -> None:
         name = body[1:-1]
@@ -420,7 +472,7 @@ class Session:
             raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
         if request.kind not in (_QUERY, _SYNC, _FUNCTION):
             raise ProtocolViolation("impossible_answer", "ReadyForQuery before its Sync")
-        self._pending.popleft()
+        self._pending.pop()
         if request.kind == _QUERY:
             # A simple query destroys the unnamed statement and portal.
             self._statements.pop(b"", None)
@@ -431,20 +483,10 @@ class Session:
         return self._exchanges.end(status, self.connection)
 
 
-_ANSWERS: Final[dict[int, Callable[[Session, bytes, int, int], None]]] = {
-    _COMPLETE: Session._complete,
-    _EMPTY: Session._complete,
-    _ROWS: Session._described,
-    _NO_DATA: Session._described,
-    _BOUND: Session._bound,
-    _PARSED: Session._parsed,
-    _CLOSED: Session._closed,
-    _TYPES: Session._typed,
-    _ERROR: Session._error,
-    _SUSPENDED: Session._suspended,
-    _COPY_IN: Session._copy_in,
-    _AUTHENTICATION: Session._authenticating,
-    _STATUS: Session._reported,
-    _KEY: Session._keyed,
-}
-"""By type byte, what takes a frame of the server: its body, its size on the wire, and when it came."""
+def _length(frames: bytes, at: i64) -> i64:
+    """The length word at a place, unsigned."""
+    high: i64 = frames[at]
+    second: i64 = frames[at + 1]
+    third: i64 = frames[at + 2]
+    low: i64 = frames[at + 3]
+    return (high << 24) | (second << 16) | (third << 8) | low

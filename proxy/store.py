@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from pgtattle.analyzers.finding import Finding
@@ -43,7 +42,7 @@ _ENTRY_BYTES: Final = 256
 _SLOT_BYTES: Final = 64
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class Limits(NamedTuple):
     """How much is remembered; `text_bytes` bounds SQL and values in the ring, by estimate."""
 
     executions: int = 10_000
@@ -55,7 +54,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 DEFAULTS: Final = Limits()
 
 
-class Changes(Struct, frozen=True):
+class Changes(NamedTuple):
     """Matching executions after a cursor, the cursor after them, and how many fell out before they were seen."""
 
     executions: list[Execution]

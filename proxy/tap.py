@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from pgtattle.proxy.wire import batch
+from pgtattle.proxy.wire import batch, control
 from pgtattle.proxy.wire.control import batch_message
 from pgtattle.proxy.wire.frames import CLOSED, EXCHANGE, FLUSH_BYTES, KEY, MISSED, PREPARED, REASONS
 from pgtattle.proxy.wire.scan import State
@@ -174,7 +174,7 @@ class Line:
         self.number = number
         self.observed = True
         self.reason = ""
-        self._opened = batch.Opened(client, time.monotonic_ns())
+        self._opened = control.Opened(client, time.monotonic_ns())
         self._startup = b""
         self._key = b""
         self._state = State(number, tap.records, self._notice)
@@ -250,7 +250,7 @@ class Line:
         if self.tap.lines.pop(self.number, None) is not None:
             self.tap.credit(self._state.ended)
         if self._welcome:
-            self._append(batch.CLOSED, msgspec.json.encode(batch.Closed(reason)))
+            self._append(batch.CLOSED, msgspec.json.encode(control.Closed(reason)))
 
     def introduce(self) -> None:
         """Tell a profiler that this connection is there."""
@@ -335,7 +335,7 @@ class Line:
             self._tell_gap()
 
     def _tell_gap(self) -> None:
-        gap = batch.ShedGap(self._exchanges, self._missed, chr(self._state.status))
+        gap = control.ShedGap(self._exchanges, self._missed, chr(self._state.status))
         if self._welcome:
             self._append(batch.GAP, msgspec.json.encode(gap))
         self._exchanges = 0

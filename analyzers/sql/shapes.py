@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
-from typing import Final, NamedTuple
-
-from msgspec import Struct
+from typing import Final
 
 from pgtattle.analyzers.sql.fingerprint import MAX_VALUE
 from pgtattle.analyzers.sql.tokens import NUMBER
@@ -41,12 +38,15 @@ _LEADING: Final = re.compile(rf"\s*({_COMMENT})\s*", re.A)
 _TRAILING: Final = re.compile(rf"\s*({_COMMENT})\s*;?\s*\Z", re.A)
 
 
-class Shape(NamedTuple):
+class Shape:
     """Texts of one `key` differ in `literals` only; strings have their quotes. `comments` came before or behind."""
 
-    key: str
-    literals: Sequence[str]
-    comments: Sequence[str]
+    __slots__ = ("comments", "key", "literals")
+
+    def __init__(self, key: str, literals: list[str], comments: list[str]) -> None:
+        self.key = key
+        self.literals = literals
+        self.comments = comments
 
     @property
     def holds_strings(self) -> bool:
@@ -54,14 +54,17 @@ class Shape(NamedTuple):
         return _STRING in self.key
 
 
-class Template(Struct, frozen=True):
+class Template:
     """What the texts of a shape share. `places` are their slots, each with the index of its literal, and its sign.
 
     A slot that is a parameter has no literal: its index is -1.
     """
 
-    like: Text
-    places: tuple[tuple[Slot, int, str], ...]
+    __slots__ = ("like", "places")
+
+    def __init__(self, like: Text, places: Sequence[tuple[Slot, int, str]]) -> None:
+        self.like = like
+        self.places = places
 
     def text(self, sql: str, shape: Shape, tags: Mapping[str, str]) -> Text:
         """The text `sql`, which has this shape."""
@@ -84,14 +87,24 @@ def shape(sql: str) -> Shape | None:
         if (start := body.rfind("/*")) >= 0 and (trailing := _TRAILING.match(body, start)):
             comments.append(trailing[1])
             body = body[:start]
-    pieces = _PIECE.findall(body)
-    if len("".join(chain.from_iterable(pieces))) != len(body):
+    befores: list[str] = []
+    literals: list[str] = []
+    walked = 0
+    piece: tuple[str, str, str]
+    for piece in _PIECE.findall(body):
+        before, string, number = piece
+        walked += len(before) + len(string) + len(number)
+        if string:
+            befores.append(before + _STRING)
+            literals.append(string)
+        else:
+            befores.append(before)
+            if number:
+                literals.append(number)
+    if walked != len(body):
         # The walk stopped somewhere, and something was left out.
         return None
-    literals = [string or number for _, string, number in pieces if string or number]
-    return Shape(
-        "\0".join([before + _STRING if string else before for before, string, _ in pieces]), literals, comments
-    )
+    return Shape("\0".join(befores), literals, comments)
 
 
 def template(shape: Shape, lex: Callable[[str], tuple[Text, ...]]) -> Template | None:
@@ -113,7 +126,7 @@ def template(shape: Shape, lex: Callable[[str], tuple[Text, ...]]) -> Template |
         if not number.isdecimal() or int(number) >= len(shape.literals):
             return None
         places.append((slot, int(number), sign))
-    return Template(texts[0], tuple(places))
+    return Template(texts[0], places)
 
 
 def _numbered(shape: Shape) -> str:

@@ -3,16 +3,16 @@
 A batch is a run of records, each a header (`kind` u8, `connection` u32, `at_ns` u64, `size` u32, big endian) and a
 body:
 
-    OPENED      JSON `Opened`: a client connected, or (after a restart of the profiler) was found connected
+    OPENED      JSON `control.Opened`: a client connected, or (after a restart of the profiler) was found connected
     STARTUP     the StartupMessage as sent, length word included
     FRONTEND    trimmed frames from the client
     BACKEND     trimmed frames from the server
     STALLED     u64: nanoseconds in which the client did not read, up to `at_ns`
     STATEMENT   a Parse frame of a named statement that was live before the profiler started or before a gap
-    GAP         JSON `Gap`: what was shed; the connection is quiescent and in sync from here on. The body of the
-                record also says the transaction status of the last ReadyForQuery
+    GAP         JSON `control.ShedGap`: what was shed; the connection is quiescent and in sync from here on. It also
+                says the transaction status of the last ReadyForQuery
     OPAQUE      a word: why the connection is not looked at any longer
-    CLOSED      JSON `Closed`
+    CLOSED      JSON `control.Closed`
 
 Trimmed frames are whole protocol frames (type byte, u32 length that counts itself, body) with two frame types of ours:
 
@@ -28,8 +28,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from typing import Final
-
-from msgspec import Struct
 
 OPENED: Final = 1
 STARTUP: Final = 2
@@ -47,27 +45,6 @@ PREFIX: Final = 0x02
 HEADER: Final = struct.Struct("!BIQI")
 COUNTED_BODY: Final = struct.Struct("!BIQ")
 PREFIX_HEAD: Final = struct.Struct("!BI")
-
-
-class Opened(Struct, frozen=True):
-    """A connection: the client's address and when it came (monotonic)."""
-
-    client: str
-    opened_ns: int
-
-
-class ShedGap(Struct, frozen=True):
-    """Body of a GAP record: exchanges and executions by command that were not looked at, and the status since then."""
-
-    exchanges: int
-    executions: dict[str, int]
-    status: str
-
-
-class Closed(Struct, frozen=True):
-    """Body of a CLOSED record: a word for who ended it (`client`, `server`, `error`, `drain`)."""
-
-    reason: str
 
 
 def pack(kind: int, connection: int, at_ns: int, body: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 The stream is a run of messages: `size` u32 (of what follows), `kind` u8, payload. `BATCH` is a sequence number (u64)
 and the records of `batch`; `CONTROL` is one of the JSON records below. Batches flow from the relay to the profiler
-only.
+only. The JSON bodies of a batch's records are here too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,27 @@ BATCH: Final = 0
 CONTROL: Final = 1
 MESSAGE: Final = struct.Struct("!IB")
 SEQUENCE: Final = struct.Struct("!Q")
+
+
+class Opened(Struct, frozen=True):
+    """A connection: the client's address and when it came (monotonic)."""
+
+    client: str
+    opened_ns: int
+
+
+class ShedGap(Struct, frozen=True):
+    """Body of a GAP record: exchanges and executions by command that were not looked at, and the status since then."""
+
+    exchanges: int
+    executions: dict[str, int]
+    status: str
+
+
+class Closed(Struct, frozen=True):
+    """Body of a CLOSED record: a word for who ended it (`client`, `server`, `error`, `drain`)."""
+
+    reason: str
 
 
 class RelayCounters(Struct, frozen=True, kw_only=True):

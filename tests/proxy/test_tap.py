@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pgtattle.proxy.tap import Line, Tap
-from pgtattle.proxy.wire import batch
+from pgtattle.proxy.wire import batch, control
 from pgtattle.proxy.wire.control import SEQUENCE, Splitter
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
@@ -81,9 +81,9 @@ def acknowledge(tap: Tap, pipe: Pipe) -> None:
     tap.acknowledge(pipe.sequence, tap.unacknowledged)
 
 
-def gap(pipe: Pipe) -> batch.ShedGap:
+def gap(pipe: Pipe) -> control.ShedGap:
     (body,) = [body for kind, _, body in pipe.records if kind == batch.GAP]
-    return msgspec.json.decode(body, type=batch.ShedGap)
+    return msgspec.json.decode(body, type=control.ShedGap)
 
 
 def test_an_exchange_is_sent_and_acknowledged(tap: Tap, pipe: Pipe) -> None:
@@ -114,7 +114,7 @@ def test_a_full_tap_sheds_whole_exchanges_and_tells_what(tap: Tap, pipe: Pipe) -
     exchange(line)
     tap.flush()
     assert pipe.kinds()[sent:] == [batch.BACKEND, batch.STATEMENT, batch.GAP, batch.FRONTEND, batch.BACKEND]
-    assert gap(pipe) == batch.ShedGap(2, {"SELECT": 2}, "I")
+    assert gap(pipe) == control.ShedGap(2, {"SELECT": 2}, "I")
     acknowledge(tap, pipe)
     assert (tap.executions, tap.shed, tap.lost) == (1, 2, 0)
 
