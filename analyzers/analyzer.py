@@ -12,7 +12,8 @@ from typing import ClassVar
 from msgspec import Struct
 
 from pgtattle.analyzers.finding import Finding
-from pgtattle.proxy.events import Execution, Parameter, Statement, Unit
+from pgtattle.proxy.events import Parameter, Statement, Unit
+from pgtattle.proxy.execution import Execution
 
 
 class IndexCandidate(Struct, frozen=True, kw_only=True):

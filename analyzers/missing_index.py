@@ -18,7 +18,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.sql.facts import ColumnUse, Facts, FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.proxy.events import Execution
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import IndexEvidence, Severity, Suggestion
 from pgtattle.proxy.settings import RuleSettings
 

@@ -22,7 +22,8 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_catalogue, is_tool
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.proxy.events import Connection, ConnectionClass, Execution, Slot, Text
+from pgtattle.proxy.events import Connection, ConnectionClass, Slot, Text
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import PastedEvidence, Severity, Suggestion
 
 MIN_EXECUTIONS: Final = 20

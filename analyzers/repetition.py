@@ -17,7 +17,8 @@ from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.sql.facts import FactsCache
-from pgtattle.proxy.events import Execution, Statement, Unit
+from pgtattle.proxy.events import Statement, Unit
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
 
 Values = tuple[str | None, ...]

@@ -13,7 +13,7 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.proxy.events import Execution
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Severity, SlowEvidence, Suggestion
 from pgtattle.proxy.settings import RuleSettings
 

@@ -9,9 +9,12 @@ Times are nanoseconds of the machine's monotonic clock (`time.monotonic_ns`), th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from pgtattle.proxy.execution import Execution
 
 Protocol = Literal["simple", "extended"]
 UnitKind = Literal["request", "trace", "scope", "transaction", "connection", "burst"]
@@ -97,65 +100,6 @@ class Text(Struct, frozen=True, gc=False):
     lists: tuple[tuple[int, int], ...] = ()
     tags: Mapping[str, str] = {}
     truncated: bool = False
-
-
-class Execution(Struct, frozen=True, kw_only=True, gc=False):
-    """A statement that the server began, and how it ended.
-
-    `id` counts up from 1 in a session. `exchange` numbers the connection's exchanges, `position` counts from 0 in it
-    and
-    `siblings` is the number of executions of the whole exchange. `reused` is true when the Parse of this statement came
-    in an earlier exchange: dynamic tags of its comment are then stale. `transaction` is 0 in autocommit, else a number
-    that is unique on its connection; `status` is the server's answer at the end of the exchange: `I`, `T`, `E`, or `?`
-    when the connection ended before. `settings` are tags from application_name and set_config in force at the start.
-    `stalled_ns` is the part of `ended_ns - started_ns` in which the client did not read.
-    """
-
-    id: int
-    connection: Connection
-    text: Text
-    parameters: tuple[Parameter, ...] = ()
-    protocol: Protocol = "simple"
-    prepared: str = ""
-    reused: bool = False
-    binds: bool = False
-    exchange: int = 0
-    position: int = 0
-    siblings: int = 1
-    transaction: int = 0
-    status: str = "I"
-    settings: Mapping[str, str] = {}
-    command_tag: str = ""
-    rows: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    sqlstate: str | None = None
-    started_ns: int
-    first_row_ns: int = 0
-    ended_ns: int
-    stalled_ns: int = 0
-
-    @property
-    def statement(self) -> Statement:
-        """The normalized statement."""
-        return self.text.statement
-
-    @property
-    def duration_ns(self) -> int:
-        """Server time: from the last byte of the request to the last of the answer, less what the client stalled."""
-        duration = self.ended_ns - self.started_ns - self.stalled_ns
-        return duration if duration > 0 else 0
-
-    @property
-    def values(self) -> tuple[str | None, ...]:
-        """The values of all slots in the order of the text, literals and bound parameters alike."""
-        parameters = self.parameters
-        return tuple(
-            (parameters[slot.parameter - 1].value if slot.parameter <= len(parameters) else None)
-            if slot.parameter
-            else slot.value
-            for slot in self.text.slots
-        )
 
 
 class Unit(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,8 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from pgtattle.proxy.events import Connection, Execution, Parameter, Text
+from pgtattle.proxy.events import Connection, Parameter, Text
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.tags import SessionTags
 
 _FEW: Final = 64

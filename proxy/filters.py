@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pgtattle.proxy.errors import FilterError
-from pgtattle.proxy.events import Execution
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import Values
 from pgtattle.proxy.store import Predicate
 

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from pgtattle.analyzers.sql.comments import TRACE_KEY, trace_id
-from pgtattle.proxy.events import Execution
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import FindingView
 from pgtattle.proxy.views import clean
 from pgtattle.proxy.wire.control import RelayCounters

@@ -16,7 +16,8 @@ from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.events import Connection, Execution, Unit
+from pgtattle.proxy.events import Connection, Unit
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.session import Session
 from pgtattle.proxy.settings import Settings

@@ -18,8 +18,9 @@ from msgspec.structs import replace
 from mypy_extensions import i64
 
 from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.events import Connection, Execution, Parameter, Text
+from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Request, Requests, Running
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 from pgtattle.proxy.wire.frames import MAX_PENDING

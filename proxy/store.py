@@ -18,7 +18,8 @@ from typing import Final, Literal, NamedTuple
 from msgspec.structs import replace
 
 from pgtattle.analyzers.finding import Finding
-from pgtattle.proxy.events import Execution, Statement
+from pgtattle.proxy.events import Statement
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.latencies import Latencies
 from pgtattle.proxy.schema import (
     CONFIDENCES,

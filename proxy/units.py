@@ -33,7 +33,8 @@ from pgtattle.analyzers.origin import (
     route_of_settings,
     source_of,
 )
-from pgtattle.proxy.events import Execution, Unit, UnitConfidence, UnitKind
+from pgtattle.proxy.events import Unit, UnitConfidence, UnitKind
+from pgtattle.proxy.execution import Execution
 
 MILLISECOND: Final = 1_000_000
 

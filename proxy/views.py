@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from pgtattle.proxy.events import Execution, Parameter
+from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import ExecutionView
 from pgtattle.proxy.settings import Values
 

@@ -17,19 +17,20 @@ from pgtattle.analyzers.sql.tokens import NUMBER
 from pgtattle.proxy.events import Slot, Text
 
 _LETTER: Final = r"A-Za-z_\x80-\U0010ffff"
+_PLAIN: Final = r"""[^0-9'"$./-]*+"""
 _PIECE: Final = re.compile(
     rf"""
-    ((?:
-        [^{_LETTER}0-9'"$./-]++
-      | (?![eEnNbBxX]'|[uU]&['"])[{_LETTER}][{_LETTER}0-9$]*+
-      | \$\d++
-      | "[^"]*+(?:""[^"]*+)*+"
-      | \.(?!\d) | -(?!-) | /(?!\*)
-    )*+)
-    (?: ('[^']*+(?:''[^']*+)*+') | ({NUMBER}) | \Z)
+    ( {_PLAIN}
+      (?:
+        (?: (?<=[{_LETTER}0-9$])[0-9$]++ | \$\d++ | "[^"]*+(?:""[^"]*+)*+" | \.(?!\d) | -(?!-) | /(?!\*) )
+        {_PLAIN}
+      )*+
+    )
+    ( (?<![eEnNbBxX&])'[^']*+(?:''[^']*+)*+' | {NUMBER} | \Z )
     """,
     re.X | re.A,
 )
+"""What is no literal, and the literal behind it; a quote behind a letter that may change its meaning ends the walk."""
 _STRING: Final = "'"
 _FRACTION: Final = ".0e0"
 _RUNS_INTO_NUMBER: Final = re.compile(rf"[{_LETTER}0-9$.]\Z", re.A)
@@ -90,17 +91,13 @@ def shape(sql: str) -> Shape | None:
     befores: list[str] = []
     literals: list[str] = []
     walked = 0
-    piece: tuple[str, str, str]
+    piece: tuple[str, str]
     for piece in _PIECE.findall(body):
-        before, string, number = piece
-        walked += len(before) + len(string) + len(number)
-        if string:
-            befores.append(before + _STRING)
-            literals.append(string)
-        else:
-            befores.append(before)
-            if number:
-                literals.append(number)
+        before, literal = piece
+        walked += len(before) + len(literal)
+        befores.append(before + _STRING if literal.startswith(_STRING) else before)
+        if literal:
+            literals.append(literal)
     if walked != len(body):
         # The walk stopped somewhere, and something was left out.
         return None

@@ -26,7 +26,6 @@ process id only. DataRow and CopyData are always COUNTED. `at_ns` is when the ch
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 OPENED: Final = 1
@@ -52,11 +51,13 @@ def pack(kind: int, connection: int, at_ns: int, body: bytes) -> bytes:
     return HEADER.pack(kind, connection, at_ns, len(body)) + body
 
 
-def unpack(batch: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def unpack(batch: bytes) -> list[tuple[int, int, int, bytes]]:
     """The records of a batch as (kind, connection, at_ns, body)."""
+    records: list[tuple[int, int, int, bytes]] = []
     position, end = 0, len(batch)
     while position < end:
         kind, connection, at_ns, size = HEADER.unpack_from(batch, position)
         position += HEADER.size
-        yield kind, connection, at_ns, batch[position : position + size]
+        records.append((kind, connection, at_ns, batch[position : position + size]))
         position += size
+    return records

@@ -20,7 +20,8 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
-from pgtattle.proxy.events import Connection, Execution, Parameter, Text, Unit
+from pgtattle.proxy.events import Connection, Parameter, Text, Unit
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
 from pgtattle.proxy.units import Units
 
@@ -169,7 +170,7 @@ class Replay:
         self.tick(None)
         name = statements[0][0]
         record = self.record(name)
-        made: list[Execution] = []
+        made: list[dict[str, Any]] = []
         for position, (_, text, parameters) in enumerate(statements):
             if text.statement.command == "BEGIN":
                 self.begun[name] = self.begun.get(name, 0) + 1
@@ -182,29 +183,29 @@ class Replay:
             self.tick(record.id)
             self.ids += 1
             made.append(
-                Execution(
-                    id=self.ids,
-                    connection=record,
-                    text=text,
-                    parameters=parameters,
-                    protocol="extended" if parameters else "simple",
-                    reused=step.reused,
-                    binds=bool(parameters),
-                    exchange=self.exchange,
-                    position=position,
-                    siblings=len(statements),
-                    transaction=transaction,
-                    settings=step.settings,
-                    rows=step.rows,
-                    sqlstate=step.error,
-                    started_ns=started,
-                    ended_ns=self.now,
-                    stalled_ns=int(step.stalled_ms * MILLISECOND),
-                )
+                {
+                    "id": self.ids,
+                    "connection": record,
+                    "text": text,
+                    "parameters": parameters,
+                    "protocol": "extended" if parameters else "simple",
+                    "reused": step.reused,
+                    "binds": bool(parameters),
+                    "exchange": self.exchange,
+                    "position": position,
+                    "siblings": len(statements),
+                    "transaction": transaction,
+                    "settings": step.settings,
+                    "rows": step.rows,
+                    "sqlstate": step.error,
+                    "started_ns": started,
+                    "ended_ns": self.now,
+                    "stalled_ns": int(step.stalled_ms * MILLISECOND),
+                }
             )
         status = "T" if self.transactions.get(name) else "I"
         for execution in made:
-            self.take(msgspec.structs.replace(execution, status=status))
+            self.take(Execution(**execution, status=status))
 
     def tick(self, busy: int | None) -> None:
         while self.ticked + 100 * MILLISECOND <= self.now:

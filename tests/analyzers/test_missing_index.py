@@ -16,7 +16,8 @@ from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.database import Planner
-from pgtattle.proxy.events import Connection, Execution, Parameter
+from pgtattle.proxy.events import Connection, Parameter
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import IndexEvidence
 from pgtattle.proxy.settings import RuleSettings
 from tests.conftest import Database

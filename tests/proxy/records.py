@@ -6,7 +6,8 @@ import hashlib
 from typing import Any
 
 from pgtattle.analyzers.finding import Finding
-from pgtattle.proxy.events import Connection, Execution, Parameter, Statement, Text
+from pgtattle.proxy.events import Connection, Parameter, Statement, Text
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Evidence, LoopEvidence, SessionView, Suggestion, UnitRef
 
 STARTED_UNIX_NS = 1_700_000_000_000_000_000

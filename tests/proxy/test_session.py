@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.events import Connection, Execution
+from pgtattle.proxy.events import Connection
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.session import MAX_PENDING, Session
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 

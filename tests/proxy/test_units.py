@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from pgtattle.analyzers.sql.texts import Texts
-from pgtattle.proxy.events import Connection, Execution, Unit
+from pgtattle.proxy.events import Connection, Unit
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.units import GAP_MAX_NS, MAX_EXECUTIONS, MAX_SPAN_NS, Units
 
 MS = 1_000_000
