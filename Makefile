@@ -11,7 +11,7 @@ PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test check compat fuzz bench screenshot requirements clean
+.PHONY: help venv demo test check compiled compat fuzz bench screenshot requirements clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,8 +31,11 @@ check: .venv/.dev ## lint, format, types, layers, packaging
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_packaging.py tests/test_imports.py
 
-bench: .venv/.dev ## compare with a direct connection and with PgBouncer
-	$(BIN)/python -m benchmarks $(ARGS)
+compiled: .venv/compiled/.built ## run the tests of the profiler over the compiled wheel
+	$(COMPILED) $(BIN)/pytest tests/proxy tests/analyzers $(ARGS)
+
+bench: .venv/compiled/.built ## compare the compiled wheel with a direct connection and with PgBouncer
+	$(COMPILED) $(BIN)/python -m benchmarks $(ARGS)
 
 compat: .venv/.dev ## run public test suites directly and through pgtattle, and compare
 	@$(BIN)/python -m tests.compat $(ARGS)
@@ -68,6 +71,16 @@ clean: ## remove .venv and caches
 	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch .venv/.demo $@
+
+# The wheel as users install it; an editable installation is never compiled by mypyc.
+COMPILED = PYTHONPATH=$(CURDIR)/.venv/compiled
+
+.venv/compiled/.built: $(wildcard proxy/*.py proxy/*/*.py analyzers/*.py analyzers/*/*.py) | .venv/.dev
+	@echo "compiling into .venv/compiled (takes a minute)"
+	@rm -rf build .venv/compiled
+	@$(PIP) install --quiet --no-deps --no-build-isolation --target .venv/compiled .
+	@$(COMPILED) $(BIN)/python -c "import pgtattle.proxy.session as one; assert not one.__file__.endswith('.py'), 'not compiled'"
+	@touch $@
 
 # Not part of .dev: atheris is not there for every platform.
 FUZZ = PYTHONPATH=.typing PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \

@@ -27,7 +27,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
-    built = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False)
+    pure = {**os.environ, "PGTATTLE_PURE": "1"}
+    built = subprocess.run(
+        [sys.executable, "-c", build], cwd=copy, env=pure, capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stderr
     return zipfile.ZipFile(copy / "dist" / built.stdout.split()[-1])
 
@@ -71,6 +74,13 @@ def test_the_command_runs_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("Usage: pgtattle ")
     assert "serve" in ran.stdout
+
+
+def test_what_is_compiled_is_there_and_defines_no_struct() -> None:
+    names = re.findall(r'^    "(.+\.py)",$', (ROOT / "setup.py").read_text(), re.M)
+    assert len(names) > 10
+    for name in names:
+        assert not re.search(r"^class .*\bStruct\b", (ROOT / name).read_text(), re.M), name
 
 
 PIN = re.compile(r"([\w.-]+)==(\S+)(?: ; ([^\\]+?))? \\(?:\n +--hash=sha256:\w{64}(?: \\)?)+")

@@ -13,7 +13,7 @@ from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.session import MAX_PENDING, Session
+from pgtattle.proxy.session import MAX_PENDING, MAX_STATEMENTS, Session
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 
 MS = 1_000_000
@@ -470,14 +470,13 @@ def test_a_client_that_never_waits_is_given_up() -> None:
     assert caught.value.reason == "state_cap"
 
 
-def test_of_too_many_prepared_statements_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgtattle.proxy.session.MAX_STATEMENTS", 2)
+def test_of_too_many_prepared_statements_the_oldest_is_forgotten() -> None:
     talk = Talk()
-    for name in ("a", "b", "c"):
-        talk.client(parse(f"SELECT 1 AS {name}", name), SYNC).server(frame("1"), ready())
-    for name in ("a", "c"):
+    for number in range(MAX_STATEMENTS + 1):
+        talk.client(parse("SELECT 1", f"s{number}"), SYNC).server(frame("1"), ready())
+    for name in ("s0", f"s{MAX_STATEMENTS}"):
         talk.client(bind(name=name), execute(), SYNC).server(frame("2"), rows(1), complete("SELECT 1"), ready())
-    assert [one.text.sql for one in talk.executions] == ["", "SELECT 1 AS c"]
+    assert [one.text.sql for one in talk.executions] == ["", "SELECT 1"]
 
 
 def test_what_is_asked_before_the_login_is_over_is_followed() -> None:
