@@ -21,6 +21,7 @@ from typing import Final
 from benchmarks.large import STATEMENTS
 from benchmarks.relay import MODES
 from benchmarks.results import Machine, Results, Run
+from pgtattle.proxy import session
 
 TEMPLATE: Final = Path(__file__).with_name("template.md")
 OURS, OPAQUE, BOUNCER, DIRECT, OTHER = "pgtattle", "pgtattle, opaque", "PgBouncer", "direct", "sql-tap"
@@ -62,7 +63,7 @@ def machine(server_version: str, sql_tap: Path | None) -> Machine:
         "PostgreSQL": server_version,
         "PgBouncer": _version("pgbouncer", "--version"),
         "pgbench and psql": _version("pgbench", "--version"),
-        "pgtattle": metadata.version("pgtattle"),
+        "pgtattle": f"{metadata.version('pgtattle')} ({'interpreted' if session.__file__.endswith('.py') else 'compiled'})",
     }
     if sql_tap is not None:
         programs["sql-tap"] = _version(str(sql_tap), "-version")
