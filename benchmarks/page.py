@@ -59,11 +59,12 @@ class Verdict:
 def machine(server_version: str, sql_tap: Path | None) -> Machine:
     """This one."""
     processors = re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    how = "interpreted" if session.__file__.endswith(".py") else "compiled"
     programs = {
         "PostgreSQL": server_version,
         "PgBouncer": _version("pgbouncer", "--version"),
         "pgbench and psql": _version("pgbench", "--version"),
-        "pgtattle": f"{metadata.version('pgtattle')} ({'interpreted' if session.__file__.endswith('.py') else 'compiled'})",
+        "pgtattle": f"{metadata.version('pgtattle')}, {how}",
     }
     if sql_tap is not None:
         programs["sql-tap"] = _version(str(sql_tap), "-version")
