@@ -27,6 +27,7 @@ COMPILED = (
     "proxy/units.py",
     "proxy/wire/batch.py",
     "proxy/wire/messages.py",
+    "proxy/wire/rows.py",
     "proxy/wire/values.py",
     "analyzers/missing_index.py",
     "analyzers/origin.py",

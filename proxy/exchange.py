@@ -13,28 +13,43 @@ from mypy_extensions import mypyc_attr
 from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.tags import SessionTags
+from pgtattle.proxy.wire.rows import Sample
 
 _FEW: Final = 64
 
 
 @mypyc_attr(acyclic=True)
 class Prepared:
-    """A statement that Parse made, and the exchange it was made in."""
+    """A statement that Parse made, the exchange it was made in, and the body of its RowDescription once it is known."""
 
-    __slots__ = ("exchange", "name", "text", "types")
+    __slots__ = ("description", "exchange", "name", "text", "types")
 
     def __init__(self, name: str, text: Text, types: tuple[int, ...], exchange: int) -> None:
         self.name = name
         self.text = text
         self.types = types
         self.exchange = exchange
+        self.description = b""
 
 
 @mypyc_attr(acyclic=True)
 class Running:
-    """What is known of an execution while it runs; a suspended portal keeps it. `sent` and `received` are bytes."""
+    """What is known of an execution while it runs; a suspended portal keeps it. `sent` and `received` are bytes.
 
-    __slots__ = ("first_row_ns", "received", "rows", "sent", "stalled_ns", "started_ns", "suspended")
+    `description` is that of a simple query, `sampled` the first rows as they came.
+    """
+
+    __slots__ = (
+        "description",
+        "first_row_ns",
+        "received",
+        "rows",
+        "sampled",
+        "sent",
+        "stalled_ns",
+        "started_ns",
+        "suspended",
+    )
 
     def __init__(self, sent: int = 0) -> None:
         self.started_ns = 0
@@ -44,17 +59,22 @@ class Running:
         self.sent = sent
         self.received = 0
         self.suspended = False
+        self.description = b""
+        self.sampled: list[bytes] | None = None
 
 
 @mypyc_attr(acyclic=True)
 class Portal:
-    """A bound statement, and its execution."""
+    """A bound statement, the formats of its results, and its execution."""
 
-    __slots__ = ("parameters", "prepared", "running")
+    __slots__ = ("formats", "parameters", "prepared", "running")
 
-    def __init__(self, prepared: Prepared, parameters: tuple[Parameter, ...], running: Running) -> None:
+    def __init__(
+        self, prepared: Prepared, parameters: tuple[Parameter, ...], formats: tuple[int, ...], running: Running
+    ) -> None:
         self.prepared = prepared
         self.parameters = parameters
+        self.formats = formats
         self.running = running
 
 
@@ -125,10 +145,10 @@ class Requests:
 class Done:
     """An execution that ended, in an exchange that did not yet. `prepared` is None in the simple protocol.
 
-    `rows` is what the command tag says, None where it says nothing.
+    `rows` is what the command tag says, None where it says nothing. `sample` is of its result.
     """
 
-    __slots__ = ("ended_ns", "parameters", "prepared", "rows", "running", "sqlstate", "tag", "text")
+    __slots__ = ("ended_ns", "parameters", "prepared", "rows", "running", "sample", "sqlstate", "tag", "text")
 
     def __init__(
         self,
@@ -140,7 +160,9 @@ class Done:
         sqlstate: str | None,
         ended_ns: int,
         rows: int | None = None,
+        sample: Sample | None = None,
     ) -> None:
+        self.sample = sample
         self.text = text
         self.parameters = parameters
         self.prepared = prepared
@@ -154,9 +176,10 @@ class Done:
 class Exchanges:
     """The open exchange of a connection, and the transaction that it is in."""
 
-    def __init__(self, number: Callable[[], int]) -> None:
+    def __init__(self, number: Callable[[], int], keep: Callable[[int, Sample], None]) -> None:
         self.tags = SessionTags()
         self._number = number
+        self._keep = keep
         self._done: list[Done] = []
         self._exchange = 1
         self._status = "I"
@@ -192,8 +215,11 @@ class Exchanges:
     ) -> Execution:
         running, prepared = one.running, one.prepared
         self.tags.executed(one.text, one.parameters, one.sqlstate is None)
+        number = self._number()
+        if one.sample is not None:
+            self._keep(number, one.sample)
         return Execution(
-            id=self._number(),
+            id=number,
             connection=connection,
             text=one.text,
             parameters=one.parameters,

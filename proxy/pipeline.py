@@ -13,6 +13,7 @@ import msgspec
 
 from pgtattle.analyzers.analyzer import Analyzer, IndexAnswer, IndexQuestion, Outcome
 from pgtattle.analyzers.registry import analyzers
+from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
@@ -46,6 +47,7 @@ class Pipeline:
         self._give_up = give_up
         self._texts = Texts()
         self._facts = FactsCache()
+        self._samples = Samples()
         self._units = Units()
         self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts)
         # Most rules look at units only.
@@ -65,7 +67,7 @@ class Pipeline:
                 opened = msgspec.json.decode(body, type=control.Opened)
                 self.connections += 1
                 record = Connection(id=connection, client=opened.client, opened_ns=opened.opened_ns)
-                self._sessions[connection] = Session(record, self._texts.read, self._number)
+                self._sessions[connection] = Session(record, self._texts.read, self._number, self._samples.keep)
                 continue
             session = self._sessions.get(connection)
             if session is None:

@@ -24,6 +24,7 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 from pgtattle.proxy.wire.frames import MAX_PENDING
+from pgtattle.proxy.wire.rows import MAX_ROWS, Sample, sample
 from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_STATEMENTS: Final = 10_000
@@ -31,6 +32,7 @@ MAX_STATEMENTS: Final = 10_000
 MAX_TAG: Final = 100
 
 Read = Callable[[str, bool], tuple[Text, ...]]
+Keep = Callable[[int, Sample], None]
 
 _BIND: Final = 0x42  # B
 _CLOSE: Final = 0x43  # C
@@ -62,9 +64,9 @@ _TYPES: Final = 0x74  # t
 
 
 class Session:
-    """One connection. `read` lexes SQL, `number` gives out execution ids; both are shared by all sessions."""
+    """One connection. `read` lexes SQL, `number` gives out execution ids, `keep` takes the samples of their results."""
 
-    def __init__(self, connection: Connection, read: Read, number: Callable[[], int]) -> None:
+    def __init__(self, connection: Connection, read: Read, number: Callable[[], int], keep: Keep) -> None:
         self.connection = connection
         self.authenticated = False
         self.challenged = False
@@ -78,7 +80,7 @@ class Session:
         self._copying = False
         self._asked = 1
         self._free_at = 0
-        self._exchanges = Exchanges(number)
+        self._exchanges = Exchanges(number, keep)
 
     @property
     def busy(self) -> bool:
@@ -214,8 +216,12 @@ class Session:
         """A frame of the server: its body is from `start` to `end`, its size that on the wire. Frequent ones first."""
         if kind == _COMPLETE:
             self._complete(frames[start : min(end, start + MAX_TAG)], size, at_ns)
-        elif kind == _ROWS or kind == _NO_DATA:
-            self._described(size)
+        elif kind == _ROW:
+            self._row(frames[start:end], size, at_ns)
+        elif kind == _ROWS:
+            self._described(frames[start:end], size)
+        elif kind == _NO_DATA:
+            self._described(b"", size)
         elif kind == _BOUND:
             self._bound()
         elif kind == _PARSED:
@@ -253,11 +259,21 @@ class Session:
             raise ProtocolViolation("impossible_answer")
         return head
 
-    def _described(self, size: int) -> None:
+    def _described(self, description: bytes, size: int) -> None:
         """RowDescription or NoData; the rows of a simple query come undescribed by a request."""
         head = self._head()
-        if head is not None and head.kind == _DESCRIBE:
+        if head is None or head.kind != _DESCRIBE:
+            self._running.description = description
+        else:
             self._pending.pop()
+            name = head.body[1:-1]
+            if head.body[:1] == b"S":
+                prepared = self._statements.get(name)
+            else:
+                portal = self._portals.get(name)
+                prepared = None if portal is None else portal.prepared
+            if prepared is not None:
+                prepared.description = description
         self._running.received += size
 
     def _parsed(self) -> None:
@@ -293,6 +309,24 @@ class Session:
             if not running.first_row_ns:
                 running.first_row_ns = at_ns
 
+    def _row(self, row: bytes, size: int, at_ns: int) -> None:
+        running = self._current()
+        running.received += size
+        running.rows += 1
+        if not running.first_row_ns:
+            running.first_row_ns = at_ns
+        if running.sampled is None:
+            running.sampled = [row]
+        elif len(running.sampled) < MAX_ROWS:
+            running.sampled.append(row)
+
+    def _sample(self, running: Running, description: bytes, formats: tuple[int, ...]) -> Sample | None:
+        """The sample of a result that may have driven a loop: one with more than one row."""
+        rows = running.sampled
+        if rows is None or len(rows) < 2 or not description:
+            return None
+        return sample(description, formats, rows, len(rows) == running.rows, self._encoding)
+
     def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
         head = self._head()
@@ -314,11 +348,12 @@ class Session:
         self._pending.pop()
         name, statement, position = messages.bind_names(request.body)
         prepared = self._statements.get(statement) or self._unknown(statement)
-        parameters = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+        parameters, position = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+        formats = messages.result_formats(request.body, position)
         self._end_portal(name)
         if len(self._portals) >= MAX_STATEMENTS:
             raise ProtocolViolation("state_cap", "too many portals")
-        self._portals[name] = Portal(prepared, parameters, Running(sent=request.size + self._running.sent))
+        self._portals[name] = Portal(prepared, parameters, formats, Running(sent=request.size + self._running.sent))
         self._running = Running()
 
     def _unknown(self, name: bytes) -> Prepared:
@@ -328,12 +363,14 @@ class Session:
     def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
         """CommandComplete, or with no body EmptyQueryResponse."""
         request = self._expect(_QUERY, _EXECUTE)
+        found: Sample | None = None
         tag, rows = messages.command_tag(tag_body)
         if request.kind == _QUERY:
             running, self._running = self._started(request, self._running), Running()
             text, parameters, prepared = self._what(request)
             running.sent += request.size if not request.done else 0
             request.done += 1
+            found = self._sample(running, running.description, ())
         else:
             self._pending.pop()
             portal = self._portals.get(request.name)
@@ -344,9 +381,10 @@ class Session:
                 running, portal.running = self._started(request, portal.running), Running()
                 parameters, prepared = portal.parameters, portal.prepared
                 text = prepared.text
+                found = self._sample(running, prepared.description, portal.formats)
             running.sent += request.size
         running.received += size
-        self._finish(Done(text, parameters, prepared, running, tag, None, at_ns, rows))
+        self._finish(Done(text, parameters, prepared, running, tag, None, at_ns, rows, found))
 
     def _what(self, request: Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
         """Text and parameters of the execution that a request is at."""
@@ -358,7 +396,7 @@ class Session:
         if request.kind == _BIND:
             _, statement, position = messages.bind_names(request.body)
             prepared = self._statements.get(statement) or self._unknown(statement)
-            parameters = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+            parameters, _ = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
             return prepared.text, parameters, prepared
         portal = self._portals.get(request.name)
         if portal is None:

@@ -3,10 +3,11 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
-enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144 };
+enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
+       SAMPLED = 32768 };
 enum { UNKNOWN_TYPE = 1, BAD_LENGTH, OVER_LIMIT, IMPOSSIBLE, STATE_CAP, BAD_MESSAGE, EXCEPTION };
 enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
-typedef struct { int keep; uint32_t limit; } Entry;
+typedef struct { int keep; uint32_t limit; } Entry; static Entry tables[2][256];
 typedef struct { uint8_t *part; size_t length, room; uint64_t skip; } Side;
 typedef struct { uint8_t kind, event; uint64_t name; PyObject *bytes; } Request; /* a portal's name; an event */
 typedef struct {
@@ -14,13 +15,12 @@ typedef struct {
     PyObject *events, *out, *notice;
     Side sides[2];
     Request *pending;
-    size_t first, last, room, held; /* of pending[first, last); bytes in it */
+    size_t first, last, room, held, sampled; /* of pending[first, last); bytes in it; of rows */
     uint64_t suspended[MAX_SUSPENDED];
     int suspensions, number;
     long long begun, ended;
     char blind, off, authenticated, open, skipping, copying; unsigned char status;
 } State;
-static Entry tables[2][256];
 static void fill(Entry *table, const char *kinds, int keep, uint32_t limit) {
     for (; *kinds; kinds++) table[(uint8_t)*kinds] = (Entry){keep, limit};
 }
@@ -190,8 +190,7 @@ static int put(PyObject *out, const uint8_t *frame, size_t want, uint32_t size) 
 }
 static int scan(State *s, int backend, const uint8_t *p, const uint8_t *end, long long *done) {
     Side *side = &s->sides[backend];
-    Py_ssize_t counted = 0;
-    int failed = 0;
+    Py_ssize_t counted = 0; int failed = 0;
     while (p < end) {
         size_t left = end - p, taken = side->skip < left ? side->skip : left;
         if (taken) { side->skip -= taken, p += taken; continue; }
@@ -204,13 +203,14 @@ static int scan(State *s, int backend, const uint8_t *p, const uint8_t *end, lon
         if (entry.keep == UNKNOWN) return UNKNOWN_TYPE;
         if (size < 4 || size > LARGE) return BAD_LENGTH;
         if (size > entry.limit) return OVER_LIMIT;
-        size_t body = entry.keep < 0 ? 0 : (uint32_t)entry.keep < size - 4 ? (size_t)entry.keep : size - 4;
-        size_t want = 5 + body;
+        if (backend && kind == 'D' && size <= ROW && s->sampled + size <= SAMPLED) entry.keep = ROW;
+        size_t all = size - 4, body = entry.keep < 0 ? 0 : (size_t)entry.keep < all ? entry.keep : all, want = 5 + body;
         if ((cut ? side->length : left) < want) {
             if ((failed = collect(side, &p, end, want))) return failed < 0 ? 0 : failed;
             frame = side->part;
         } else if (!cut) p += want;
         side->length = 0, side->skip = (uint64_t)size + 1 - want;
+        if (backend) s->sampled = kind == 'D' ? s->sampled + size : 0;
         if (entry.keep == COUNT && !s->blind) failed = count(s->out, &counted, kind, (uint64_t)size + 1);
         if (entry.keep < 0 && !failed) continue;
         if (!failed && !s->blind) { counted = 0; failed = put(s->out, frame, want, size); }

@@ -1,8 +1,9 @@
 """The frame scanner, in Python: chunks of one direction in, one record of trimmed frames out (the format is `batch`'s).
 
-It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix, rows and copy
-data are counted, passwords are dropped. It decodes nothing, but pairs requests with their answers, so that the
-executions of each exchange are counted the moment its ReadyForQuery passes, whether or not anyone looks at them.
+It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix; of a result the
+first rows pass and the others are counted, as copy data is; passwords are dropped. It decodes nothing, but pairs
+requests with their answers, so that the executions of each exchange are counted the moment its ReadyForQuery passes,
+whether or not anyone looks at them.
 `_frames.c` is its compiled twin: same names, same records, one set of tests. Import `State` from `scan`.
 Source: PostgreSQL, "Message Formats" and "Message Flow"; the length limits are the server's
 (`src/include/libpq/libpq.h`, `src/backend/tcop/postgres.c`).
@@ -24,6 +25,10 @@ MAX_PENDING: Final = 65_536
 MAX_SUSPENDED: Final = 256
 MAX_HELD: Final = 1024 * 1024
 """Bytes of Parse frames that wait for their answer. Of a statement beyond it, or one that was cut, nothing is kept."""
+SAMPLED: Final = 32_768
+"""Bytes of the first rows of a result that pass whole; the others are counted."""
+ROW: Final = 1_024
+"""A longer row is counted only."""
 LARGE: Final = 0x40000000
 SMALL: Final = 10_000
 PASSWORD: Final = 65_535
@@ -98,8 +103,8 @@ class State:
     """
 
     __slots__ = (
-        "_copying", "_held", "_notice", "_off", "_open", "_out", "_pending", "_sides", "_skipping", "_suspended",
-        "authenticated", "begun", "blind", "ended", "events", "number", "status",
+        "_copying", "_held", "_notice", "_off", "_open", "_out", "_pending", "_sampled", "_sides", "_skipping",
+        "_suspended", "authenticated", "begun", "blind", "ended", "events", "number", "status",
     )  # fmt: skip
 
     def __init__(self, number: int, out: bytearray, notice: Callable[[int], None]) -> None:
@@ -114,7 +119,7 @@ class State:
         self._off = False
         self._sides = (_Side(), _Side())
         self._pending: list[tuple[int, int, bytes]] = []
-        self._held = 0
+        self._held = self._sampled = 0
         self._suspended: set[bytes] = set()
         self._open = self._skipping = self._copying = False
 
@@ -340,6 +345,8 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
             return done, BAD_LENGTH
         if size > limit:
             return done, OVER_LIMIT
+        if backend and kind == _D and size <= ROW and state._sampled + size <= SAMPLED:
+            keep = ROW
         want = 5 + max(0, min(keep, size - 4))
         if len(part) < want:
             taken = want - len(part)
@@ -350,6 +357,8 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
         frame = bytes(part)
         part.clear()
         side.skip = 1 + size - want
+        if backend:
+            state._sampled = state._sampled + size if kind == _D else 0
         if keep == _DROP:
             continue
         if keep == _COUNT:

@@ -66,33 +66,46 @@ def bind_names(body: bytes) -> tuple[bytes, bytes, int]:
 
 def bind_parameters(
     body: bytes, position: int, types: tuple[int, ...], encoding: str, decode: Callable[..., Parameter] = parameter
-) -> tuple[Parameter, ...]:
-    """Bind: the parameters that are there whole, decoded by `types` (0 where a type is not known)."""
+) -> tuple[tuple[Parameter, ...], int]:
+    """Bind: the parameters that are there whole, decoded by `types` (0 where a type is not known).
+
+    And the position of the result formats; 0 where the message was cut before them.
+    """
     end = len(body)
     count = _u2(body, position)[0]
     position += 2
     if end < position + 2 * count + 2:
-        return ()
+        return (), 0
     formats = struct.unpack_from(f"!{count}H", body, position) if count else ()
     position += 2 * count
     total = _u2(body, position)[0]
     position += 2
     known = len(types)
-    found = []
+    found: list[Parameter] = []
     for number in range(total):
         if position + 4 > end:
-            break
+            return tuple(found), 0
         size = _i4(body, position)[0]
         position += 4
         raw = None
         if size >= 0:
             if position + size > end:
-                break
+                return tuple(found), 0
             raw = body[position : position + size]
             position += size
         binary = bool(formats[number] if count > 1 else formats[0]) if count else False
         found.append(decode(types[number] if number < known else 0, binary, raw, encoding))
-    return tuple(found)
+    return tuple(found), position
+
+
+def result_formats(body: bytes, position: int) -> tuple[int, ...]:
+    """Bind: the formats that it asks for, at `position`: one for all columns or one each; none where it was cut."""
+    if not position or len(body) < position + 2:
+        return ()
+    count = _u2(body, position)[0]
+    if len(body) < position + 2 + 2 * count:
+        return ()
+    return struct.unpack_from(f"!{count}H", body, position + 2) if count else (0,)
 
 
 def parameter_types(body: bytes) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from pgtattle.proxy.events import Connection
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.session import MAX_PENDING, MAX_STATEMENTS, Session
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.rows import Sample, hashed
 
 MS = 1_000_000
 
@@ -72,12 +73,18 @@ SYNC, FLUSH = frame("S"), frame("H")
 PARSED, BOUND, CLOSED, NO_DATA, SUSPENDED = frame("1"), frame("2"), frame("3"), frame("n"), frame("s")
 
 
+def no_samples(execution: int, sample: Sample) -> None:
+    raise AssertionError("no result of several rows was given")
+
+
 class Talk:
     """A connection that is logged in; each call takes a millisecond."""
 
     def __init__(self, *, startup: dict[str, str] | None = None) -> None:
         numbers = itertools.count(1)
-        self.session = Session(Connection(id=1, client="127.0.0.1:1", opened_ns=0), Texts().read, lambda: next(numbers))
+        self.samples: dict[int, Sample] = {}
+        connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
+        self.session = Session(connection, Texts().read, lambda: next(numbers), self.samples.__setitem__)
         self.now = 0
         self.executions: list[Execution] = []
         given_ = {"user": "alice", "database": "shop", "application_name": "web", **(startup or {})}
@@ -115,7 +122,7 @@ def test_login() -> None:
 
 
 def test_a_password_is_a_challenge() -> None:
-    session = Session(Connection(id=1, client="unix", opened_ns=0), Texts().read, lambda: 1)
+    session = Session(Connection(id=1, client="unix", opened_ns=0), Texts().read, lambda: 1, no_samples)
     session.backend(frame("R", b"\0\0\0\x0a") + frame("R", b"\0\0\0\0") + ready(), 1)
     assert session.authenticated
     assert session.challenged
@@ -480,7 +487,8 @@ def test_of_too_many_prepared_statements_the_oldest_is_forgotten() -> None:
 
 
 def test_what_is_asked_before_the_login_is_over_is_followed() -> None:
-    session = Session(Connection(id=1, client="127.0.0.1:1", opened_ns=0), Texts().read, itertools.count(1).__next__)
+    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
+    session = Session(connection, Texts().read, itertools.count(1).__next__, no_samples)
     session.frontend(query("SELECT 1"), 1)
     assert session.backend(frame("R", b"\0\0\0\0") + ready(), 2) == []
     (execution,) = session.backend(rows(1) + complete("SELECT 1") + ready(), 3)
@@ -533,3 +541,83 @@ def test_chunks_do_not_matter() -> None:
             position = end
     assert single.sqls() == whole.sqls()
     assert [one.values for one in single.executions] == [one.values for one in whole.executions]
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+INT4, TEXT, JSONB = 23, 25, 3802
+
+
+def described(*columns: tuple[str, int], form: int = 0) -> bytes:
+    """RowDescription of columns of table 77."""
+    found = [
+        name.encode() + b"\0" + struct.pack("!IhIhih", 77, number, oid, 4, -1, form)
+        for number, (name, oid) in enumerate(columns, 1)
+    ]
+    return frame("T", struct.pack("!H", len(columns)) + b"".join(found))
+
+
+def row(*values: bytes | None) -> bytes:
+    cells = [b"\xff\xff\xff\xff" if one is None else struct.pack("!i", len(one)) + one for one in values]
+    return frame("D", struct.pack("!H", len(values)) + b"".join(cells))
+
+
+def kept(talk: Talk, execution: int = 1) -> dict[str, list[int]]:
+    return {column.field.name: list(column.hashes) for column in talk.samples[execution].columns}
+
+
+def test_the_rows_of_a_simple_query_are_sampled_as_hashes() -> None:
+    columns = described(("id", INT4), ("name", TEXT), ("extra", JSONB))
+    answer = [columns, row(b"7", b"Zo\xc3\xab", b"{}"), row(b"5", None, b"{}"), row(b"6", b"x" * 65, b"{}")]
+    talk = Talk().client(query("SELECT * FROM t")).server(*answer, complete("SELECT 3"), ready())
+    assert kept(talk) == {"id": [hashed("7"), hashed("5"), hashed("6")], "name": [hashed("Zo\xeb"), 0, 0]}
+    sample = talk.samples[1]
+    assert (sample.rows, sample.complete, sample.columns[1].field.table, sample.columns[1].field.attribute) == (
+        3,
+        True,
+        77,
+        2,
+    )
+    assert talk.only.rows == 3
+
+
+def test_binary_rows_of_a_cached_statement_are_sampled_by_their_text() -> None:
+    """As asyncpg does: described once, bound with binary results."""
+    talk = Talk().client(parse("SELECT id FROM t", "s"), frame("D", b"Ss\0"), SYNC)
+    talk.server(PARSED, frame("t", b"\0\0"), described(("id", INT4)), ready())
+    for _ in range(2):
+        bound = frame("B", b"\0s\0" + struct.pack("!HHHH", 0, 0, 1, 1))
+        talk.client(bound, execute(), SYNC)
+        talk.server(BOUND, row(struct.pack("!i", 300)), row(struct.pack("!i", -4)), complete("SELECT 2"), ready())
+    assert kept(talk, 1) == kept(talk, 2) == {"id": [hashed("300"), hashed("-4")]}
+
+
+def test_the_formats_of_bind_count_not_those_that_were_described_for_another_portal() -> None:
+    talk = Talk().client(parse("SELECT id FROM t", "s"), SYNC).server(PARSED, ready())
+    talk.client(frame("B", b"\0s\0" + struct.pack("!HHHH", 0, 0, 1, 1)), frame("D", b"P\0"), execute(), SYNC)
+    one = [row(struct.pack("!i", 300))] * 2
+    talk.server(BOUND, described(("id", INT4), form=1), *one, complete("SELECT 2"), ready())
+    talk.client(frame("B", b"\0s\0" + struct.pack("!HHH", 0, 0, 0)), execute(), SYNC)
+    talk.server(BOUND, row(b"300"), row(b"300"), complete("SELECT 2"), ready())
+    assert kept(talk, 1) == kept(talk, 2) == {"id": [hashed("300")] * 2}
+
+
+def test_a_single_row_and_rows_of_floats_drive_no_loop() -> None:
+    talk = Talk().client(query("SELECT 1")).server(described(("id", INT4)), row(b"1"), complete("SELECT 1"), ready())
+    talk.client(query("SELECT 2")).server(described(("f", 701)), row(b"1"), row(b"2"), complete("SELECT 2"), ready())
+    assert [one.rows for one in talk.executions] == [1, 2]
+    assert talk.samples == {}
+
+
+def test_rows_that_were_counted_leave_an_incomplete_sample() -> None:
+    talk = Talk().client(query("SELECT 1"))
+    talk.server(described(("id", INT4)), row(b"1"), row(b"2"), rows(5, 90), complete("SELECT 7"), ready())
+    assert (talk.samples[1].rows, talk.samples[1].complete, talk.only.rows) == (2, False, 7)
+
+
+def test_a_row_that_cannot_be_is_a_violation() -> None:
+    for bad in (b"\0\1\0\0", struct.pack("!Hi", 1, 60) + b"short"):
+        talk = Talk().client(query("SELECT 1"))
+        talk.server(described(("id", INT4)), frame("D", bad), frame("D", bad))
+        with pytest.raises(ProtocolViolation):
+            talk.server(complete("SELECT 2"), ready())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pgtattle.proxy.wire import batch, frames
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
-from pgtattle.proxy.wire.frames import KEPT, REASONS
+from pgtattle.proxy.wire.frames import KEPT, REASONS, ROW, SAMPLED
 
 Frame = tuple[int, bytes]
 TWINS: list[ModuleType] = [frames]
@@ -124,8 +124,33 @@ def test_one_byte_at_a_time(twin: ModuleType) -> None:
     assert [tapped.server(stream[n : n + 1]) for n in range(len(stream))] == [0] * (len(stream) - 1) + [1]
     assert summary(tapped.trimmed()) == [
         (ord("T"), b"x" * 30),
-        (COUNTED, COUNTED_BODY.pack(ord("D"), 3, 24)),
+        *[(ord("D"), b"row")] * 3,
         (ord("C"), b"SELECT 3\0"),
+        (ord("Z"), b"I"),
+    ]
+
+
+def test_the_first_rows_of_each_result_pass_and_the_others_are_counted(twin: ModuleType) -> None:
+    row, fit = frame("D", bytes(600)), SAMPLED // 604
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"select 1; select 2; select 3\0"))
+    tapped.out.clear()
+    done = frame("C", b"SELECT 1\0")
+    long = frame("D", bytes(ROW - 3))
+    stream = row * (fit + 9) + done + row * 2 + long + row + done + frame("D", bytes(ROW - 4)) + done + READY
+    for piece in pieces(stream, [100, 3_000, 40_000]):
+        tapped.server(piece)
+    whole = (ord("D"), bytes(600))
+    assert summary(tapped.trimmed()) == [
+        *[whole] * fit,
+        (COUNTED, COUNTED_BODY.pack(ord("D"), 9, 9 * len(row))),
+        (ord("C"), b"SELECT 1\0"),
+        *[whole] * 2,
+        (COUNTED, COUNTED_BODY.pack(ord("D"), 1, len(long))),
+        whole,
+        (ord("C"), b"SELECT 1\0"),
+        (ord("D"), bytes(ROW - 4)),
+        (ord("C"), b"SELECT 1\0"),
         (ord("Z"), b"I"),
     ]
 

@@ -1,0 +1,117 @@
+"""Rows of a result in, keyed hashes of their values out: enough to tell whether a later value came from here.
+
+Enters: a RowDescription and DataRows as sent. Leaves: a `Sample`, by column, never a value. The hash is Python's own
+(SipHash with a key that is random for each process); the supervisor sees to it that the key is random.
+Source: PostgreSQL, "Message Formats"; Aumasson and Bernstein, "SipHash", 2012.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from pgtattle.proxy.wire.values import parameter
+
+MAX_ROWS: Final = 1_000
+MAX_COLUMNS: Final = 32
+MAX_LENGTH: Final = 64
+"""Longer values feed no loop."""
+
+_SKIPPED: Final = frozenset((16, 17, 114, 142, 700, 701, 790, 3802))
+"""bool, bytea, json, xml, float4, float8, money, jsonb: nobody looks rows up by these."""
+_FIELD = struct.Struct("!IhIhih")
+_u2 = struct.Struct("!H").unpack_from
+_i4 = struct.Struct("!i").unpack_from
+
+
+class Field(NamedTuple):
+    """A column as RowDescription tells it; `table` and `attribute` are 0 for an expression."""
+
+    name: str
+    table: int
+    attribute: int
+    type: int
+    binary: bool
+
+
+class Column:
+    """The hashes of one column's values, in the order of the rows; NULL and what is too long is 0."""
+
+    __slots__ = ("field", "hashes")
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        self.hashes = array("q")
+
+
+class Sample:
+    """The first rows of a result, by column; `complete` where there were no others."""
+
+    __slots__ = ("columns", "complete", "rows")
+
+    def __init__(self, columns: list[Column], rows: int, complete: bool) -> None:
+        self.columns = columns
+        self.rows = rows
+        self.complete = complete
+
+    @property
+    def bytes(self) -> int:
+        """About what it takes in memory."""
+        return 500 + len(self.columns) * (200 + 8 * self.rows)
+
+
+def hashed(value: str) -> int:
+    """The hash that stands for a value; never 0."""
+    return hash(value.encode("utf-8", "replace")) or 1
+
+
+@lru_cache(1024)
+def fields(description: bytes) -> tuple[Field, ...]:
+    """RowDescription: its columns. Raises ValueError or struct.error for bytes that are none."""
+    found: list[Field] = []
+    position = 2
+    for _ in range(_u2(description, 0)[0]):
+        end = description.index(0, position)
+        table, attribute, type_, _, _, form = _FIELD.unpack_from(description, end + 1)
+        name = description[position:end].decode("utf-8", "replace")
+        found.append(Field(name, table, attribute, type_, form == 1))
+        position = end + 1 + _FIELD.size
+    return tuple(found)
+
+
+def sample(
+    description: bytes, formats: tuple[int, ...], rows: list[bytes], complete: bool, encoding: str
+) -> Sample | None:
+    """The sample of `rows`, whose result formats a Bind may have set; None where nothing of them can feed a loop."""
+    described = fields(description)[:MAX_COLUMNS]
+    binary = [
+        field.binary if not formats else formats[number if len(formats) > 1 else 0] == 1
+        for number, field in enumerate(described)
+    ]
+    columns = [None if field.type in _SKIPPED else Column(field) for field in described]
+    kept = [column for column in columns if column is not None]
+    if not kept:
+        return None
+    plain = encoding == "utf-8"
+    for row in rows:
+        position = 2
+        for number in range(min(len(columns), _u2(row, 0)[0])):
+            size: int = _i4(row, position)[0]
+            position += 4
+            column = columns[number]
+            if size < 0 or column is None or size > MAX_LENGTH:
+                found = 0
+            else:
+                raw = row[position : position + size]
+                if binary[number] or not plain:
+                    found = hashed(parameter(column.field.type, binary[number], raw, encoding).value or "")
+                else:
+                    found = hash(raw) or 1
+            if column is not None:
+                column.hashes.append(found)
+            position += max(0, size)
+        if position > len(row):
+            raise ValueError("a row ends before its values")
+    return Sample(kept, len(rows), complete)
