@@ -166,6 +166,8 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                # Values are kept as hashes (`wire.rows`): nobody may know their key.
+                env={**os.environ, "PYTHONHASHSEED": "random"},
             )
 
     def _received(self, link: _Link, record: ToRelay) -> None:
