@@ -11,7 +11,7 @@ PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test check compiled compat fuzz bench screenshot requirements clean
+.PHONY: help venv demo test check compiled orm compat fuzz bench screenshot requirements clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,6 +36,9 @@ compiled: .venv/compiled/.built ## run the tests of the profiler over the compil
 
 bench: .venv/compiled/.built ## compare the compiled wheel with a direct connection and with PgBouncer
 	$(COMPILED) $(BIN)/python -m benchmarks $(ARGS)
+
+orm: .venv/.dev ## a sick and a cured shop in every ORM: is the one found, the other let alone
+	@$(BIN)/python -m tests.orm $(ARGS)
 
 compat: .venv/.dev ## run public test suites directly and through pgtattle, and compare
 	@$(BIN)/python -m tests.compat $(ARGS)

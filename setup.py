@@ -1,4 +1,5 @@
-"""Maps the folders proxy/, analyzers/ and tui/ to pgtattle.* and finds every package below them.
+"""Maps the folders proxy/, analyzers/ and tui/ to pgtattle.* and finds every package below them; the pages of the rules
+go with the analyzers.
 
 What every execution passes is compiled where there is a compiler; nothing is missing without one. The relay's two hot
 places are C beside Python twins. The profiler's hot modules are compiled by mypyc as they stand, in a wheel only: an
@@ -71,14 +72,14 @@ def compiled() -> list[Extension]:
     return list(extensions)
 
 
-packages: list[str] = []
+packages: list[str] = ["pgtattle.analyzers.pages"]
 for folder in FOLDERS:
     packages.append(f"pgtattle.{folder}")
     packages.extend(f"pgtattle.{folder}.{name}" for name in find_packages(folder))
 
 setup(
     packages=packages,
-    package_dir={f"pgtattle.{folder}": folder for folder in FOLDERS},
+    package_dir={f"pgtattle.{folder}": folder for folder in FOLDERS} | {"pgtattle.analyzers.pages": "docs/rules"},
     ext_modules=[
         Extension("pgtattle.proxy.wire._frames", ["proxy/wire/_frames.c"], optional=True),
         Extension("pgtattle.proxy._pipe", ["proxy/_pipe.c"], optional=True),

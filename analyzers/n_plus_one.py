@@ -1,14 +1,14 @@
 """`n-plus-one`: one query of a unit of work drove many others, each with another value.
 
-Enters: complete units. Leaves: a finding per loop and unit; its subject is the repeated query. Out of scope: writes in
-a loop, and the proof that an earlier result held the values: without it, and without a request's own id, a loop alone
-accuses nobody and stays `info`.
+Enters: complete units. Leaves: a finding per loop and unit; its subject is the repeated query. Without a request's own
+id, and without the proof that an earlier result held the values (`parents`), a loop alone accuses nobody and stays
+`info`. Out of scope: writes in a loop.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
@@ -16,9 +16,11 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.proxy.events import Unit
+from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, LoopEvidence, Severity, Suggestion, UnitRef
 
 MANY: Final = 10
+LONG_NS: Final = 50_000_000
 
 # By the `framework` or `db_driver` tag: what the batch is called there.
 _EAGER: Final = (
@@ -53,27 +55,34 @@ class NPlusOne(Analyzer):
     def unit(self, unit: Unit) -> Iterable[Finding]:
         """The loops of a complete unit."""
         return [
-            _finding(unit, loop) for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)
+            _finding(unit, loop, self._repetitions.tables) for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)
         ]
 
 
 def _heard(unit: Unit, loop: Repetition) -> bool:
     """A connection may serve one request after another: without a mark, something must have given the values."""
-    if unit.confidence == "strong" or unit.kind == "transaction":
+    if loop.proven or unit.confidence == "strong" or unit.kind == "transaction":
         return True
     before = loop.read_before
     enough = unit.kind == "connection" or len(loop.executions) >= MANY
     return enough and before is not None and before.rows >= loop.distinct
 
 
-def _finding(unit: Unit, loop: Repetition) -> Finding:
+def _finding(unit: Unit, loop: Repetition, tables: Callable[[Execution], tuple[str, ...]]) -> Finding:
     count = len(loop.executions)
     before = loop.read_before
-    parent = before if before is not None and before.rows in (count, loop.distinct) else None
+    likely = before if before is not None and before.rows in (count, loop.distinct) else None
+    parent, parent_sql = (likely.table, likely.statement.sql) if likely is not None else ("", "")
+    found = loop.parent
+    if found is not None:
+        parent, parent_sql = ", ".join(tables(found.execution)[:3]), found.execution.text.statement.sql
     severity: Severity = "info"
     confidence: Confidence = "candidate"
     if unit.confidence == "strong":
         severity, confidence = ("high" if count >= MANY else "medium"), "likely"
+    if loop.proven:
+        long = loop.total_ns + loop.gap_ns >= LONG_NS
+        severity, confidence = ("high" if count >= MANY and (long or severity == "high") else "medium"), "proven"
     first = loop.executions[0]
     place = "burst of one connection" if unit.kind == "burst" else unit.kind
     route = f" (route {unit.route})" if unit.route else ""
@@ -96,12 +105,14 @@ def _finding(unit: Unit, loop: Repetition) -> Finding:
             database_ms=loop.total_ns / 1e6,
             gap_ms=loop.gap_ns / 1e6,
             signal=unit.signal,
-            parent=parent.table if parent is not None else "",
-            parent_sql=parent.statement.sql if parent is not None else "",
+            parent=parent,
+            parent_sql=parent_sql,
+            parent_column=found.column if found is not None else "",
+            column=found.child if found is not None else "",
+            proof=list(found.evidence) if found is not None else [],
+            coverage=round(found.coverage, 3) if found is not None else 0.0,
         ),
-        suggestion=Suggestion(
-            text=_advice(unit, loop, parent.table if parent is not None else ""), sql=batched(loop.statement.sql)
-        ),
+        suggestion=Suggestion(text=_advice(unit, loop, parent), sql=batched(loop.statement.sql)),
         at_ns=unit.ended_ns,
     )
 
@@ -116,7 +127,10 @@ def _advice(unit: Unit, loop: Repetition, parent: str) -> str:
             how = f"at once with {eager}"
             break
     words = [f"Load all {loop.distinct} values {how}"]
-    if parent:
+    found = loop.parent
+    if found is not None and found.proven:
+        words.append(f"its values are {found.column} of the query on {parent} before")
+    elif parent:
         words.append(f"the values are likely those of the query on {parent} before")
     if loop.distinct < count:
         words.append(f"{count - loop.distinct} of the {count} executions repeat an earlier value")

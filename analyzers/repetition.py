@@ -1,7 +1,8 @@
 """What kind of repetition a query of one unit is: a loop over values, the same read again, or neither.
 
 Enters: a unit of work. Leaves: its repetitions, each with the shape that decides which rule may speak of it: a `loop`
-or a `repeat`, never both. Out of scope: severity and words, which are the rules'.
+or a `repeat`, never both; and with a loop's parent, where one is found. Out of scope: severity and words, which are the
+rules'.
 
 The order of the questions is the point: batches, retries, pages, lists and check-then-write all look like loops and are
 none. What cannot be told for sure (values that were cut or not seen) is no repetition.
@@ -16,6 +17,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
+from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
+from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
@@ -30,6 +33,8 @@ FEW_VALUES: Final = 0.2
 # A weak unit that lasts longer is a busy pooled connection, not one piece of work.
 WEAK_SPAN_NS: Final = 5_000_000_000
 LOOK_BACK: Final = 100
+# Of a loop whose parent is proven so much less is enough: three instead of five.
+PROVEN: Final = 0.6
 
 _RETRYABLE: Final = frozenset(("40001", "40P01", "55P03", "57014"))
 _LOCKS: Final = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share|key\s+share)\b", re.IGNORECASE)
@@ -58,11 +63,11 @@ class Source(NamedTuple):
 class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
-    `distinct` counts different values. `read_before` is the last read before the first of them that is itself not
-    repeated: where the values may come from.
+    `distinct` counts different values. `parent` gave a loop its values, surely or likely. `read_before` is the last read
+    before the first of them that is itself not repeated: where the values may come from.
     """
 
-    __slots__ = ("distinct", "executions", "read_before", "shape", "statement", "tables")
+    __slots__ = ("distinct", "executions", "parent", "read_before", "shape", "statement", "tables")
 
     def __init__(
         self,
@@ -71,13 +76,20 @@ class Repetition:
         distinct: int,
         tables: tuple[str, ...],
         read_before: Source | None,
+        parent: Parent | None = None,
     ) -> None:
+        self.parent = parent
         self.shape = shape
         self.executions = executions
         self.statement: Statement = executions[0].statement
         self.distinct = distinct
         self.tables = tables
         self.read_before = read_before
+
+    @property
+    def proven(self) -> bool:
+        """True where an earlier result is known to have given the values."""
+        return self.parent is not None and self.parent.proven
 
     @property
     def total_ns(self) -> int:
@@ -99,10 +111,12 @@ class Repetition:
 class Repetitions:
     """Finds a unit's repetitions once for all rules that ask."""
 
-    def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
+    def __init__(self, settings: RuleSettings, facts: FactsCache, samples: Samples) -> None:
         self._loop_min = settings.n_plus_one_min
         self._repeat_min = settings.repeated_read_min
+        self._proven_min = max(2, round(PROVEN * self._loop_min))
         self._facts = facts
+        self._parents = Parents(samples)
         self._unit: Unit | None = None
         self._found: list[Repetition] = []
 
@@ -114,7 +128,7 @@ class Repetitions:
         return self._found
 
     def _find(self, unit: Unit) -> list[Repetition]:
-        least = min(self._loop_min, self._repeat_min)
+        least = min(self._proven_min, self._repeat_min)
         executions = unit.executions
         if len(executions) < least:
             return []
@@ -151,11 +165,17 @@ class Repetitions:
             for execution in executions
             if execution.sqlstate and execution.transaction and is_retryable(execution.sqlstate)
         }
-        found = (self._judge(executions, group, members, retried) for group in repeated)
+        proven_min = self._loop_min if unit.confidence == "weak" else self._proven_min
+        found = [self._judge(executions, group, members, retried, proven_min) for group in repeated]
         return [repetition for repetition in found if repetition is not None]
 
     def _judge(
-        self, all_: Sequence[Execution], group: list[int], members: set[int], retried: set[tuple[int, int]]
+        self,
+        all_: Sequence[Execution],
+        group: list[int],
+        members: set[int],
+        retried: set[tuple[int, int]],
+        proven_min: int,
     ) -> Repetition | None:
         text = all_[group[0]].text
         tables = self._subject(all_[group[0]])
@@ -166,8 +186,8 @@ class Repetitions:
             for index in group
             if all_[index].sqlstate is None and (all_[index].connection.id, all_[index].transaction) not in retried
         ]
-        least = min(self._loop_min, self._repeat_min)
-        if len(group) < least or _batched(all_, group):
+        least = min(proven_min, self._repeat_min)
+        if len(group) < least or batched(all_, group):
             return None
         executions = [all_[index] for index in group]
         if not all(map(_values_known, executions)):
@@ -176,17 +196,26 @@ class Repetitions:
         values = _without_clock(rows, executions)
         distinct = Counter(values)
         before = self._read_before(all_, group[0], members)
-        if len(distinct) >= self._loop_min and len(distinct) > FEW_VALUES * len(group):
-            varying = _varying(executions[0], rows)
+        varying = _varying(executions[0], rows)
+        parent: Parent | None = None
+        if len(distinct) >= LEAST and len(group) >= proven_min and varying:
+            loop = Loop(executions, _compared_to(executions[0], rows, varying), tables)
+            parent = self._parents.of(loop, all_[: group[0]], self.tables)
+        proven = parent is not None and parent.proven
+        if proven or (len(distinct) >= self._loop_min and len(distinct) > FEW_VALUES * len(group)):
             if _paged(executions[0], varying) or _listed(executions, rows, varying):
                 return None
             if self._checks(all_, group, tables):
                 return None
-            return Repetition("loop", executions, len(distinct), tables, before)
+            return Repetition("loop", executions, len(distinct), tables, before, parent)
         again = self._unchanged(all_, group, values, tables)
         if len(again) < self._repeat_min or _VOLATILE.search(text.statement.sql):
             return None
         return Repetition("repeat", again, len(distinct), tables, before)
+
+    def tables(self, execution: Execution) -> tuple[str, ...]:
+        """The tables of an execution's statement."""
+        return self._facts.of(execution.text).tables
 
     def _subject(self, execution: Execution) -> tuple[str, ...]:
         """The tables of a plain SELECT over the user's tables; nothing for what no join or cache would replace."""
@@ -260,14 +289,14 @@ def is_retryable(sqlstate: str) -> bool:
     return sqlstate in _RETRYABLE or sqlstate.startswith("08")
 
 
-def _batched(all_: Sequence[Execution], group: list[int]) -> bool:
-    """True where most were sent without waiting for the answer before: in one exchange, or down a pipeline."""
+def batched(all_: Sequence[Execution], group: list[int]) -> bool:
+    """True where most of a group were sent without waiting for the answer before: in one exchange, or down a pipeline."""
     exchanges = Counter((all_[index].connection.id, all_[index].exchange) for index in group)
-    batched = 0
+    together = 0
     for index in group:
         execution = all_[index]
         if exchanges[execution.connection.id, execution.exchange] > 1:
-            batched += 1
+            together += 1
             continue
         start = execution.started_ns
         for before in reversed(all_[max(0, index - 8) : index]):
@@ -277,9 +306,9 @@ def _batched(all_: Sequence[Execution], group: list[int]) -> bool:
                 start = before.started_ns
                 continue
             # The decoder starts a pipelined execution at the end of the one before it.
-            batched += before.statement.kind == "read" and before.ended_ns == start
+            together += before.text.statement.kind in ("read", "write") and before.ended_ns == start
             break
-    return batched >= MOST * len(group)
+    return together >= MOST * len(group)
 
 
 def _values_known(execution: Execution) -> bool:
@@ -322,6 +351,17 @@ def _varying(first: Execution, rows: list[Values]) -> set[int] | None:
     if any(len(row) != len(slots) for row in rows):
         return None
     return {slot.number for slot, column in zip(slots, zip(*rows, strict=True), strict=True) if len(set(column)) > 1}
+
+
+def _compared_to(first: Execution, rows: list[Values], varying: set[int]) -> list[tuple[str, list[str]]]:
+    """The columns that varying values are compared to, each with the values in order."""
+    found: list[tuple[str, list[str]]] = []
+    for slot, column in zip(first.text.slots, zip(*rows, strict=True), strict=True):
+        values = [value for value in column if value is not None]
+        if slot.number in varying and slot.where in ("where", "on") and len(values) == len(column):
+            place = re.search(rf"([\w.\"]+)\s*=\s*(?:any\s*)?\(?\s*\${slot.number}(?!\d)", first.statement.sql, re.I)
+            found.append((place[1] if place else "", [value.strip("{}") for value in values]))
+    return found
 
 
 def _paged(first: Execution, varying: set[int] | None) -> bool:

@@ -115,16 +115,16 @@ def direct(cluster: Cluster) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def pgbouncer(cluster: Cluster) -> Iterator[Target]:
-    """Session pooling: the mode in which it changes as little as we do."""
-    port = _free_port()
+def pgbouncer(cluster: Cluster, pool_mode: str = "session", upstream: int = 0) -> Iterator[Target]:
+    """Session pooling is the mode in which it changes as little as we do. `upstream` is a port before the server's."""
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = folder / "pgbouncer.ini"
         config.write_text(
-            f"[databases]\n* = user={cluster.user} host=127.0.0.1 port={cluster.port}\n"
+            f"[databases]\n* = user={cluster.user} host=127.0.0.1 port={upstream or cluster.port}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-            f"auth_type = any\npool_mode = session\n"
+            f"auth_type = any\npool_mode = {pool_mode}\n"
             f"max_client_conn = {MANY_CONNECTIONS}\ndefault_pool_size = {MANY_CONNECTIONS}\n"
             f"unix_socket_dir =\nlogfile = {folder}/pgbouncer.log\nlog_connections = 0\nlog_disconnections = 0\n"
         )
@@ -159,10 +159,10 @@ def sql_tap(program: Path) -> Opener:
 
     @contextlib.contextmanager
     def opened(cluster: Cluster) -> Iterator[Target]:
-        port = _free_port()
+        port = free_port()
         command = [
             *(str(program), "-driver", "postgres", "-listen", f"127.0.0.1:{port}"),
-            *("-upstream", f"127.0.0.1:{cluster.port}", "-grpc", f"127.0.0.1:{_free_port()}", "-dsn-env", "NONE"),
+            *("-upstream", f"127.0.0.1:{cluster.port}", "-grpc", f"127.0.0.1:{free_port()}", "-dsn-env", "NONE"),
         ]
         with _running(command) as process:
             _wait_for(port)
@@ -202,7 +202,7 @@ def _running(command: list[str], **options: object) -> Iterator[subprocess.Popen
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

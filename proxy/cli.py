@@ -279,6 +279,24 @@ def demo(headless: bool, seconds: float | None, report: tuple[str, ...]) -> None
     sys.exit(session.demo(server.run, headless=headless, seconds=seconds, outputs=_outputs(report)))
 
 
+@main.command("explain-rule")
+@click.argument("rule", default="")
+def explain_rule(rule: str) -> None:
+    """What RULE means, what it rests on, how to fix it and how to silence it; without RULE, all rules in a line each."""
+    from importlib.resources import files
+
+    from pgtattle.analyzers.registry import RULES
+
+    if not rule:
+        width = max(map(len, RULES))
+        for name, says in RULES.items():
+            click.echo(f"{name:{width}}  {says}")
+        return
+    if rule not in RULES:
+        raise UsageError(f"there is no rule {rule!r}{config.nearest(rule, RULES)}")
+    click.echo(files("pgtattle.analyzers.pages").joinpath(f"{rule}.md").read_text(encoding="utf-8"), nl=False)
+
+
 @main.command()
 @_LISTEN
 def healthcheck(listen: tuple[str, ...]) -> None:

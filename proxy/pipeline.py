@@ -49,7 +49,7 @@ class Pipeline:
         self._facts = FactsCache()
         self._samples = Samples()
         self._units = Units()
-        self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts)
+        self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts, self._samples)
         # Most rules look at units only.
         self._lookers = [one.execution for one in self._analyzers if type(one).execution is not Analyzer.execution]
         self._sessions: dict[int, Session] = {}

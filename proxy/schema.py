@@ -82,7 +82,11 @@ class Suggestion(Struct, frozen=True, kw_only=True):
 
 
 class LoopEvidence(Struct, frozen=True, kw_only=True, tag="n-plus-one", tag_field="rule"):
-    """`n-plus-one`: how often in one unit, how many different values, time in the database and between the queries."""
+    """`n-plus-one`: how often in one unit, how many different values, time in the database and between the queries.
+
+    `parent_column` of the parent's rows fed `column`; `proof` says by which evidence (`names`, `order`, `sparse`),
+    nothing where it is only likely. `coverage` is the share of the parent's values that were asked for.
+    """
 
     executions: int
     distinct: int
@@ -92,6 +96,10 @@ class LoopEvidence(Struct, frozen=True, kw_only=True, tag="n-plus-one", tag_fiel
     signal: str
     parent: str = ""
     parent_sql: str = ""
+    parent_column: str = ""
+    column: str = ""
+    proof: list[str] = []
+    coverage: float = 0.0
 
 
 class RepeatEvidence(Struct, frozen=True, kw_only=True, tag="repeated-read", tag_field="rule"):
@@ -102,6 +110,62 @@ class RepeatEvidence(Struct, frozen=True, kw_only=True, tag="repeated-read", tag
     units: int
     database_ms: float
     signal: str
+
+
+class WriteLoopEvidence(Struct, frozen=True, kw_only=True, tag="row-by-row-write", tag_field="rule"):
+    """`row-by-row-write`: how often in one unit, the rows written, time in the database and between the writes.
+
+    `committed_alone`: no transaction holds them together. `checked`: a read of the same table comes before each.
+    """
+
+    executions: int
+    distinct: int
+    units: int
+    rows: int
+    database_ms: float
+    gap_ms: float
+    signal: str
+    committed_alone: bool = False
+    checked: bool = False
+
+
+class ChattyEvidence(Struct, frozen=True, kw_only=True, tag="chatty-unit", tag_field="rule"):
+    """`chatty-unit`: reads and writes of one unit against its budget; `most` are the most frequent statements."""
+
+    queries: int
+    statements: int
+    units: int
+    budget_queries: int
+    budget_ms: float
+    database_ms: float
+    span_ms: float
+    most: list[str]
+    signal: str
+
+
+class ChurnEvidence(Struct, frozen=True, kw_only=True, tag="statement-cache-churn", tag_field="rule"):
+    """`statement-cache-churn`: different texts of one statement that one connection prepared, and in what they differ."""
+
+    application: str
+    texts: int
+    cause: Literal["comments", "lists", "literals"]
+
+
+class InjectionEvidence(Struct, frozen=True, kw_only=True, tag="injection-signal", tag_field="rule"):
+    """`injection-signal`: what was strange, what the place was like before, and how often it was so.
+
+    `slot` is the literal whose value did it, masked to kind and length; `errors` are those of statements that begin alike.
+    """
+
+    application: str
+    signs: list[str]
+    usual_sql: str
+    executions: int
+    values: int
+    errors: int
+    slot: str
+    source: str = ""
+    sqlstate: str = ""
 
 
 class PastedEvidence(Struct, frozen=True, kw_only=True, tag="unparameterized", tag_field="rule"):
@@ -146,7 +210,17 @@ class SlowEvidence(Struct, frozen=True, kw_only=True, tag="slow-query", tag_fiel
     rows: int
 
 
-Evidence = LoopEvidence | RepeatEvidence | PastedEvidence | IndexEvidence | SlowEvidence
+Evidence = (
+    LoopEvidence
+    | RepeatEvidence
+    | WriteLoopEvidence
+    | ChattyEvidence
+    | ChurnEvidence
+    | InjectionEvidence
+    | PastedEvidence
+    | IndexEvidence
+    | SlowEvidence
+)
 
 
 class FindingView(Struct, frozen=True, kw_only=True):

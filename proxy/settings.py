@@ -72,6 +72,9 @@ class RuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     disable: tuple[str, ...] = ()
     n_plus_one_min: int = 5
     repeated_read_min: int = 5
+    row_by_row_write_min: int = 10
+    chatty_unit_queries: int = 100
+    chatty_unit_ms: float = 2_000.0
     slow_query_ms: float = 500.0
     missing_index_min_rows: int = 10_000
 

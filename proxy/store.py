@@ -24,6 +24,7 @@ from pgtattle.proxy.latencies import Latencies
 from pgtattle.proxy.schema import (
     CONFIDENCES,
     SEVERITIES,
+    ChattyEvidence,
     Evidence,
     FindingView,
     LoopEvidence,
@@ -31,6 +32,7 @@ from pgtattle.proxy.schema import (
     Report,
     SessionView,
     StatementView,
+    WriteLoopEvidence,
 )
 from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds
 
@@ -319,16 +321,20 @@ def _merged(known: FindingView, finding: Finding, anchor: Anchor) -> FindingView
 def _weight(view: FindingView) -> tuple[int, int, int]:
     """How much an occurrence says; of the loops, the longest."""
     evidence = view.evidence
-    length = evidence.executions if isinstance(evidence, LoopEvidence | RepeatEvidence) else 0
+    length = 0
+    if isinstance(evidence, LoopEvidence | RepeatEvidence | WriteLoopEvidence):
+        length = evidence.executions
+    elif isinstance(evidence, ChattyEvidence):
+        length = evidence.queries
     return (CONFIDENCES.index(view.confidence), SEVERITIES.index(view.severity), length)
 
 
 def _with_units(evidence: Evidence, known: FindingView, fresh: FindingView) -> Evidence:
     earlier, later = known.evidence, fresh.evidence
     if (
-        isinstance(evidence, LoopEvidence | RepeatEvidence)
-        and isinstance(earlier, LoopEvidence | RepeatEvidence)
-        and isinstance(later, LoopEvidence | RepeatEvidence)
+        isinstance(evidence, LoopEvidence | RepeatEvidence | WriteLoopEvidence | ChattyEvidence)
+        and isinstance(earlier, LoopEvidence | RepeatEvidence | WriteLoopEvidence | ChattyEvidence)
+        and isinstance(later, LoopEvidence | RepeatEvidence | WriteLoopEvidence | ChattyEvidence)
     ):
         return replace(evidence, units=earlier.units + later.units)
     return evidence

@@ -26,6 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "docs" / "rules", copy / "docs" / "rules")
     build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
     pure = {**os.environ, "PGTATTLE_PURE": "1"}
     built = subprocess.run(
@@ -41,7 +42,7 @@ def test_the_wheel_holds_the_tree(wheel: zipfile.ZipFile) -> None:
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    }
+    } | {f"pgtattle/analyzers/pages/{page.name}" for page in (ROOT / "docs" / "rules").iterdir()}
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert files == tree
 

@@ -17,6 +17,9 @@ from pgtattle.proxy.schema import (
     IndexEvidence,
     LoopEvidence,
     PastedEvidence,
+    ChattyEvidence,
+    ChurnEvidence,
+    InjectionEvidence,
     RepeatEvidence,
     Report,
     SessionView,
@@ -61,6 +64,13 @@ def render(report: Report, colour: bool = False) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+_PROOFS: Final = {
+    "names": "the columns' names",
+    "order": "the order of the rows",
+    "sparse": "values that are far apart",
+}
+
+
 def evidence_in_words(evidence: Evidence) -> str:
     """What a finding rests on, as a sentence."""
     match evidence:
@@ -70,6 +80,9 @@ def evidence_in_words(evidence: Evidence) -> str:
                 f"seen in {_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
                 f"{_ms(evidence.gap_ms)} between the queries; told apart by {evidence.signal}"
             )
+            if evidence.proof:
+                feeds = f"{evidence.parent}.{evidence.parent_column} feeds {evidence.column or 'it'}"
+                words += f"; {feeds}, proven by {' and '.join(_PROOFS[one] for one in evidence.proof)}"
             return words + (f"; driven by {evidence.parent_sql or evidence.parent}" if evidence.parent else "")
         case RepeatEvidence():
             return (
@@ -77,6 +90,34 @@ def evidence_in_words(evidence: Evidence) -> str:
                 f"{_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database; "
                 f"told apart by {evidence.signal}"
             )
+        case WriteLoopEvidence():
+            words = (
+                f"{evidence.executions:,} executions in one unit of work wrote {_plural(evidence.rows, 'row')}, seen in "
+                f"{_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
+                f"{_ms(evidence.gap_ms)} between the writes; told apart by {evidence.signal}"
+            )
+            words += "; each committed alone" if evidence.committed_alone else ""
+            return words + ("; each after a read of the same table" if evidence.checked else "")
+        case ChattyEvidence():
+            return (
+                f"{evidence.queries:,} queries of {_plural(evidence.statements, 'statement')} in one "
+                f"unit of work, seen in {_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} of its "
+                f"{_ms(evidence.span_ms)} in the database; the budget is {evidence.budget_queries:,} and "
+                f"{_ms(evidence.budget_ms)}; told apart by {evidence.signal}; most often {'; '.join(evidence.most)}"
+            )
+        case ChurnEvidence():
+            return (
+                f"{evidence.application or 'the application'} prepared {_plural(evidence.texts, 'text')} of it on one "
+                f"connection; they differ in their {evidence.cause}"
+            )
+        case InjectionEvidence():
+            words = (
+                f"{', '.join(evidence.signs)}, from {evidence.slot}, after {_plural(evidence.executions, 'execution')} of "
+                f"{evidence.application or 'the application'} with {evidence.values}{'+' if evidence.values >= 64 else ''} "
+                "values that left the statement as it is"
+            )
+            words += f"; {_plural(evidence.errors, 'error')} of statements that begin alike" if evidence.errors else ""
+            return words + (f"; sent from {evidence.source}" if evidence.source else "")
         case PastedEvidence():
             binds = f"{evidence.application or 'the application'} binds {evidence.bound_share:.0%} of its executions"
             if not evidence.slots:

@@ -18,12 +18,14 @@ import pytest
 
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.registry import analyzers
+from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.events import Connection, Parameter, Text, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
 from pgtattle.proxy.units import Units
+from pgtattle.proxy.wire.rows import Column, Field, Sample, hashed
 
 CASES = Path(__file__).parents[1] / "cases"
 MILLISECOND = 1_000_000
@@ -52,8 +54,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duration_ms: float = 1.0
     stalled_ms: float = 0.0
     rows: int = 1
+    result: dict[str, tuple[str, ...]] = {}
     error: str | None = None
     reused: bool = False
+    prepared: str = ""
     cut: bool = False
     settings: dict[str, str] = {}
     pipeline: bool = False
@@ -74,6 +78,9 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suggestion: str = ""
     rewrite: str | None = None
     parent: str | None = None
+    parent_column: str | None = None
+    column: str | None = None
+    proof: list[str] | None = None
     kind: str | None = None
     key: str | None = None
     route: str | None = None
@@ -106,10 +113,13 @@ class Replay:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.facts = FactsCache()
+        self.samples = Samples()
         self.texts = Texts()
         self.units = Units()
         self.analyzers = analyzers(
-            msgspec.structs.replace(case.rules, disable=("missing-index", *case.rules.disable)), self.facts
+            msgspec.structs.replace(case.rules, disable=("missing-index", *case.rules.disable)),
+            self.facts,
+            self.samples,
         )
         self.findings: list[Finding] = []
         self.now = 1_000 * MILLISECOND
@@ -138,33 +148,46 @@ class Replay:
                     self.step(inner, counted)
             return
         if step.pipeline:
-            self.exchange_of([pair for counted in repeated for pair in self.read(step, counted)], step)
+            self.exchange_of([pair for counted in repeated for pair in self.read(step, counted)], step, counters)
             return
         start = self.now
         ends = start
         for counted in repeated:
             if step.parallel:
                 self.now = start
-            self.exchange_of(self.read(step, counted), step)
+            self.exchange_of(self.read(step, counted), step, counted)
             ends = max(ends, self.now)
         self.now = ends
 
     def read(self, step: Step, counters: dict[str, int]) -> list[tuple[str, Text, tuple[Parameter, ...]]]:
-        def filled(text: str) -> str:
-            text = text.replace("{time}", str(WALL + timedelta(microseconds=self.now // 1_000)))
-            return re.sub(r"\{(\w)(?:%(\d+))?\}", number, text)
+        parameters = tuple(
+            Parameter(25, None if value == "NULL" else self.filled(value, counters), truncated=step.cut)
+            for value in step.params
+        )
+        name = self.filled(step.connection, counters)
+        return [(name, text, parameters) for text in self.texts.read(self.filled(step.sql, counters))]
 
+    def filled(self, text: str, counters: dict[str, int]) -> str:
         def number(match: re.Match[str]) -> str:
             n = counters[match[1]]
-            return str(n % int(match[2]) if match[2] else n)
+            return str((n % int(match[2]) if match[2] else n) + int(match[3] or 0))
 
-        parameters = tuple(
-            Parameter(25, None if value == "NULL" else filled(value), truncated=step.cut) for value in step.params
-        )
-        name = filled(step.connection)
-        return [(name, text, parameters) for text in self.texts.read(filled(step.sql))]
+        text = text.replace("{time}", str(WALL + timedelta(microseconds=self.now // 1_000)))
+        return re.sub(r"\{(\w)(?:%(\d+))?(?:\+(\d+))?\}", number, text)
 
-    def exchange_of(self, statements: list[tuple[str, Text, tuple[Parameter, ...]]], step: Step) -> None:
+    def sample(self, step: Step, counters: dict[str, int]) -> None:
+        """Keep the rows of the execution that is made next."""
+        columns = []
+        for name, values in step.result.items():
+            column = Column(Field(name, 0, 0, 25, False))
+            column.hashes.extend(hashed(self.filled(value, counters)) for value in values)
+            columns.append(column)
+        if columns:
+            self.samples.keep(self.ids, Sample(columns, len(columns[0].hashes), True))
+
+    def exchange_of(
+        self, statements: list[tuple[str, Text, tuple[Parameter, ...]]], step: Step, counters: dict[str, int]
+    ) -> None:
         self.exchange += 1
         self.now += int(step.gap_ms * MILLISECOND)
         self.tick(None)
@@ -182,6 +205,7 @@ class Replay:
             self.now += int(step.duration_ms * MILLISECOND)
             self.tick(record.id)
             self.ids += 1
+            self.sample(step, counters)
             made.append(
                 {
                     "id": self.ids,
@@ -189,6 +213,7 @@ class Replay:
                     "text": text,
                     "parameters": parameters,
                     "protocol": "extended" if parameters else "simple",
+                    "prepared": self.filled(step.prepared, counters),
                     "reused": step.reused,
                     "binds": bool(parameters),
                     "exchange": self.exchange,
@@ -196,7 +221,7 @@ class Replay:
                     "siblings": len(statements),
                     "transaction": transaction,
                     "settings": step.settings,
-                    "rows": step.rows,
+                    "rows": len(next(iter(step.result.values()))) if step.result else step.rows,
                     "sqlstate": step.error,
                     "started_ns": started,
                     "ended_ns": self.now,
@@ -264,6 +289,9 @@ def mismatches(expected: Expected, finding: Finding) -> Iterator[str]:
         "distinct": evidence.get("distinct"),
         "rewrite": finding.suggestion.sql,
         "parent": evidence.get("parent"),
+        "parent_column": evidence.get("parent_column"),
+        "column": evidence.get("column"),
+        "proof": evidence.get("proof"),
         "kind": unit.get("kind"),
         "key": unit.get("key"),
         "route": finding.route,

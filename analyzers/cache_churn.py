@@ -1,0 +1,106 @@
+"""`statement-cache-churn`: prepared statements whose texts differ only by literals, lists or comments.
+
+Enters: executions. Leaves: a finding per statement when one connection has prepared many texts of it. Each is planned and
+kept by the server, and pushes another out of the driver's cache. Out of scope: unnamed statements, which nobody keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.repetition import is_tool
+from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.schema import ChurnEvidence, Suggestion
+
+MIN_TEXTS: Final = 50
+MAX_TEXTS: Final = 1_000
+MAX_FOLLOWED: Final = 5_000
+"""Statements of connections."""
+
+_WORDS: Final = {
+    "comments": "comments that differ",
+    "lists": "lists of different lengths",
+    "literals": "values pasted into them",
+}
+_HOW: Final = {
+    "comments": "Keep ids of requests out of the comments of prepared statements: send them by set_config, or tag only what "
+    "is sent unprepared.",
+    "lists": "Pass the list as one array: = ANY($1).",
+    "literals": "Bind the values as parameters: then there is one text, prepared once.",
+}
+
+
+class _Followed:
+    """One statement on one connection: its first text, and hashes of all."""
+
+    __slots__ = ("causes", "lists", "next_at", "texts", "values")
+
+    def __init__(self, execution: Execution) -> None:
+        self.values = execution.values
+        self.lists = execution.text.lists
+        self.texts: set[int] = set()
+        self.causes = {"comments": 0, "lists": 0, "literals": 0}
+        self.next_at = MIN_TEXTS
+
+
+class CacheChurn(Analyzer):
+    """Follows what each connection prepares."""
+
+    rules: ClassVar[tuple[str, ...]] = ("statement-cache-churn",)
+
+    def __init__(self) -> None:
+        self._followed: Bounded[tuple[int, str], _Followed] = Bounded(MAX_FOLLOWED)
+
+    def execution(self, execution: Execution) -> Iterable[Finding]:
+        """Count a text that was prepared; a finding when there are many, then at each doubling."""
+        if not execution.prepared or execution.reused:
+            return ()
+        text = execution.text
+        if text.truncated or text.statement.kind not in ("read", "write") or is_tool(execution.connection.application):
+            return ()
+        key = (execution.connection.id, text.statement.fingerprint)
+        followed = self._followed.get(key)
+        if followed is None:
+            followed = _Followed(execution)
+            self._followed.put(key, followed)
+        this = hash(text.sql)
+        if this in followed.texts or len(followed.texts) >= MAX_TEXTS:
+            return ()
+        followed.texts.add(this)
+        if text.lists != followed.lists:
+            followed.causes["lists"] += 1
+        elif any(slot.value for slot in text.slots if not slot.parameter) and execution.values != followed.values:
+            followed.causes["literals"] += 1
+        else:
+            followed.causes["comments"] += 1
+        if len(followed.texts) < followed.next_at or text.tags.get("pgtattle") == "ignore":
+            return ()
+        followed.next_at *= 2
+        return (_finding(execution, followed),)
+
+
+def _finding(execution: Execution, followed: _Followed) -> Finding:
+    statement, record = execution.text.statement, execution.connection
+    texts = len(followed.texts)
+    cause = max(followed.causes, key=lambda one: followed.causes[one])
+    return Finding(
+        rule="statement-cache-churn",
+        subject=statement.fingerprint,
+        severity="low",
+        confidence="likely",
+        title=f"{texts} texts of one {statement.command} prepared on one connection: {_WORDS[cause]}",
+        fingerprints=(statement.fingerprint,),
+        sql=statement.sql,
+        count=texts,
+        total_ns=0,
+        evidence=ChurnEvidence(application=record.application or record.user, texts=texts, cause=cause),
+        suggestion=Suggestion(
+            text=f"{_HOW[cause]} Each text is planned anew and kept by the server until the connection ends."
+        ),
+        at_ns=execution.ended_ns,
+        cumulative=True,
+    )

@@ -1,0 +1,196 @@
+"""`injection-signal`: a literal changed the structure of a statement that was known.
+
+Enters: executions. Leaves: a finding when a text begins as a known one does, up to a literal whose values vary, and goes on
+in a way that only a value with a quote in it explains. It is a signal with its evidence, never called more. Out of scope:
+blocking; what a hostile value does inside a function of the server.
+
+What is known of a place is learned: who sends it, the normal form up to the first varying string, and the statements that
+followed. The order of a query builder's conditions and its `1 = 1` are learned with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.repetition import is_tool
+from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.proxy.events import Slot, Text
+from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.schema import Confidence, InjectionEvidence, Severity, Suggestion
+
+MIN_EXECUTIONS: Final = 50
+MIN_VALUES: Final = 10
+MAX_VALUES: Final = 64
+MAX_STATEMENTS: Final = 32
+MAX_PLACES: Final = 5_000
+ERRORS: Final = 3
+"""Errors of a place that are a burst: someone tries what passes."""
+
+_CLAUSES: Final = frozenset(("where", "set", "values", "having", "on"))
+_GUESSED: Final = frozenset(("42601", "42703", "42P01", "22P02"))
+_CONSTANT: Final = re.compile(r"\b(?:OR|AND) (?:NOT )?\(?(\$\d+|TRUE)(?: (?:=|LIKE|>=|<=) (\$\d+))?(?!\d)")
+_PROBES: Final = re.compile(
+    r"\b(?:pg_sleep|lo_import|lo_export|pg_read_file|pg_read_binary_file|pg_ls_dir|dblink\w*|query_to_xml|pg_shadow|pg_authid"
+    r"|pg_user|current_setting|inet_server_addr|version)\b|\binformation_schema\.|\bpg_catalog\.|\bPROGRAM\b"
+)
+_ALONE: Final = frozenset(("a condition that is always true", "a second statement", "a call that probes the server"))
+"""Signs that no query builder makes."""
+
+
+class _Place:
+    """What followed one beginning of a statement. `values` are hashes; `statements` are the normal forms that are known."""
+
+    __slots__ = ("errors", "executions", "next_at", "said", "stacked", "statements", "values")
+
+    def __init__(self) -> None:
+        self.executions = 0
+        self.stacked = 0
+        self.errors = 0
+        self.said = 0
+        self.next_at = 1
+        self.values: set[int] = set()
+        self.statements: dict[str, str] = {}
+
+
+class Injection(Analyzer):
+    """Learns what follows each varying literal, and tells what never did."""
+
+    rules: ClassVar[tuple[str, ...]] = ("injection-signal",)
+
+    def __init__(self) -> None:
+        self._first: Bounded[str, int] = Bounded(2 * MAX_PLACES)
+        self._places: Bounded[tuple[str, str, str], _Place] = Bounded(MAX_PLACES)
+
+    def execution(self, execution: Execution) -> Iterable[Finding]:
+        """Learn from an execution, or tell what is strange about it."""
+        text = execution.text
+        statement = text.statement
+        if statement.kind not in ("read", "write") or not text.slots or text.truncated:
+            return ()
+        at = self._first.get(statement.fingerprint)
+        if at is None:
+            at = _first_string(text)
+            self._first.put(statement.fingerprint, at)
+        if at < 0 or is_tool(execution.connection.application) or text.tags.get("pgtattle") == "ignore":
+            return ()
+        record, slot = execution.connection, text.slots[at]
+        prefix = statement.sql.partition(f"${slot.number}")[0]
+        key = (record.application or record.user, record.database, prefix)
+        place = self._places.get(key)
+        if place is None:
+            place = _Place()
+            self._places.put(key, place)
+        known = place.executions >= MIN_EXECUTIONS and len(place.values) >= MIN_VALUES
+        signs = _signs(execution, place, prefix) if known else []
+        if execution.sqlstate in _GUESSED:
+            place.errors += 1
+        if signs:
+            return self._tell(execution, place, slot, signs)
+        if execution.sqlstate is None:
+            place.executions += 1
+            place.stacked += execution.siblings > 1
+            if len(place.values) < MAX_VALUES:
+                place.values.add(hash(slot.value))
+            if statement.fingerprint not in place.statements and len(place.statements) < MAX_STATEMENTS:
+                place.statements[statement.fingerprint] = statement.sql
+        return ()
+
+    def _tell(self, execution: Execution, place: _Place, slot: Slot, signs: list[str]) -> Iterable[Finding]:
+        place.said += 1
+        if place.said < place.next_at:
+            return ()
+        place.next_at = 2 * place.said
+        return (_finding(execution, place, slot, signs),)
+
+
+def _first_string(text: Text) -> int:
+    """The index of the first slot that holds a string as a value; -1 where there is none."""
+    for index, slot in enumerate(text.slots):
+        if not slot.parameter and slot.kind == "string" and slot.where in _CLAUSES:
+            return index
+    return -1
+
+
+def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
+    """What is strange about an execution that begins as the known ones of its place."""
+    text = execution.text
+    statement = text.statement
+    signs: list[str] = []
+    if execution.siblings > 1 and execution.position == 0 and not place.stacked:
+        signs.append("a second statement")
+    if statement.fingerprint in place.statements:
+        return signs
+    rest = statement.sql[len(prefix) :]
+    usual = [sql[len(prefix) :] for sql in place.statements.values()]
+    if _always_true(text, rest) and not any(_CONSTANT.search(one) for one in usual):
+        signs.append("a condition that is always true")
+    if "UNION" in rest and not any("UNION" in one for one in usual):
+        signs.append("a UNION")
+    probe = _PROBES.search(rest)
+    if probe is not None and not any(probe[0] in one for one in usual):
+        signs.append("a call that probes the server")
+    commented = "--" in text.sql or ("/*" in text.sql and not text.tags)
+    if commented and not any(rest.endswith(_tail(one)) for one in usual):
+        signs.append("a comment that cuts off the rest")
+    if execution.sqlstate == "42601":
+        signs.append("a quote that breaks the statement")
+    return signs
+
+
+def _tail(rest: str) -> str:
+    """What follows the varying literal itself."""
+    return re.sub(r"^\$\d+", "", rest) or rest
+
+
+def _always_true(text: Text, rest: str) -> bool:
+    values = {f"${slot.number}": slot.value for slot in text.slots if not slot.parameter}
+    for left, right in _CONSTANT.findall(rest):
+        if left == "TRUE" or (right and left in values and values[left] == values.get(right)):
+            return True
+    return False
+
+
+def _finding(execution: Execution, place: _Place, slot: Slot, signs: list[str]) -> Finding:
+    statement, record = execution.text.statement, execution.connection
+    burst = place.errors >= ERRORS
+    severity: Severity = "medium"
+    confidence: Confidence = "candidate"
+    if len(signs) > 1 or (burst and _ALONE & set(signs)):
+        severity, confidence = "critical", "likely"
+    elif _ALONE & set(signs) or burst:
+        severity = "high"
+    usual = next(iter(place.statements.values()), "")
+    return Finding(
+        rule="injection-signal",
+        subject="\0".join((record.application or record.user, record.database, usual)),
+        severity=severity,
+        confidence=confidence,
+        title=f"a value changed the structure of a {statement.command}: {', '.join(signs)}",
+        fingerprints=tuple(dict.fromkeys((*place.statements, statement.fingerprint)))[:2],
+        sql=statement.sql,
+        count=place.said,
+        total_ns=0,
+        evidence=InjectionEvidence(
+            application=record.application or record.user,
+            signs=signs,
+            usual_sql=usual,
+            executions=place.executions,
+            values=len(place.values),
+            errors=place.errors,
+            slot=f"<{slot.kind} {len(slot.value)}> in {slot.where}",
+            source=source_of(execution.text.tags),
+            sqlstate=execution.sqlstate or "",
+        ),
+        suggestion=Suggestion(
+            text=f"Look where this text is put together, and bind ${slot.number} as a parameter: a bound value cannot change the "
+            "statement. Whether someone tries it from outside, the application's own log of requests tells.",
+            sql=usual,
+        ),
+        at_ns=execution.ended_ns,
+        cumulative=True,
+    )

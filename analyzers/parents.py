@@ -1,0 +1,199 @@
+"""Which earlier query gave a loop its values: the parent of an N+1, and whether that is proven.
+
+Enters: the executions of a loop, those before it, and the hashed samples of their results. Leaves: the parent and its
+column, with the evidence. Nothing here knows a value of a result; the values of the loop are hashed to be compared.
+
+That all values of a loop stand in a column says little alone: small numbers stand in almost any column of ids. It is
+proof together with one of these: the names link the two columns (`books.author_id` and `authors.id`); the values come
+in the order of the rows and that order is no sorted one; or the values are sparse (UUIDs, or numbers far apart).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from pgtattle.analyzers.samples import Samples
+from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.wire.rows import Column, hashed
+
+CONTAINED: Final = 0.9
+"""So much of a loop's values must stand in the column."""
+IN_ORDER: Final = 4
+"""Fewer values come in the same order by chance."""
+SPARSE: Final = 10
+"""Numbers whose range is so many times the column's different values are sparse; so are texts of `LONG` characters."""
+LONG: Final = 16
+MAX_PARENTS: Final = 20
+"""Results that are looked at, the latest first."""
+LEAST: Final = 3
+"""Different values without which nothing is proven."""
+
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_KEYS: Final = frozenset(("id", "pk", "uuid", "guid", "key"))
+_COMMON: Final = _KEYS | frozenset(("name", "code", "type", "status", "kind", "state", "created_at", "updated_at"))
+
+
+class Parent(NamedTuple):
+    """A query that gave a loop its values: its column, the loop's own column, and by which evidence.
+
+    `evidence` is of `names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
+    values that the loop asked for; 1.0 is a query for every row.
+    """
+
+    execution: Execution
+    column: str
+    child: str
+    evidence: tuple[str, ...]
+    coverage: float
+
+    @property
+    def proven(self) -> bool:
+        """True where more than containment speaks for it."""
+        return bool(self.evidence)
+
+
+class Loop(NamedTuple):
+    """What is asked of a loop: its executions, the values of its varying slots, and the columns they are compared to."""
+
+    executions: Sequence[Execution]
+    slots: Sequence[tuple[str, list[str]]]
+    tables: tuple[str, ...]
+
+
+class Parents:
+    """Finds the parents of loops."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def of(
+        self, loop: Loop, before: Sequence[Execution], tables: Callable[[Execution], tuple[str, ...]]
+    ) -> Parent | None:
+        """The parent of a loop among the executions `before` it; `tables` tells those of an execution.
+
+        The latest proven one; else the latest that holds the values at all.
+        """
+        first = loop.executions[0]
+        likely: Parent | None = None
+        looked_at = 0
+        for execution in reversed(before):
+            began = execution.first_row_ns or execution.ended_ns
+            sample = self._samples.of(execution.id)
+            if sample is None or began > first.started_ns or execution.text.statement == first.text.statement:
+                continue
+            found = _best(loop, execution, sample.columns, tables(execution))
+            if found is not None and found.proven:
+                return found
+            likely = likely or found
+            looked_at += 1
+            if looked_at == MAX_PARENTS:
+                break
+        return likely
+
+
+def _best(loop: Loop, execution: Execution, columns: Sequence[Column], tables: tuple[str, ...]) -> Parent | None:
+    best: Parent | None = None
+    rank: tuple[int, bool, int] = (-1, False, 0)
+    for child, values in loop.slots:
+        asked = [hashed(value) for value in values]
+        distinct = set(asked)
+        if len(distinct) < LEAST:
+            continue
+        for column in columns:
+            held = set(column.hashes)
+            held.discard(0)
+            if len(held) < 2 or len(distinct & held) < CONTAINED * len(distinct):
+                continue
+            named = linked(column.field.name, tables, child, loop.tables)
+            evidence = _evidence(column, asked, values, named, len(held))
+            # Of several columns the one that more speaks for, then the one with fewer other values.
+            this = (len(evidence), "names" in evidence, -len(held))
+            if best is None or this > rank:
+                coverage = len(distinct & held) / len(held)
+                best, rank = Parent(execution, column.field.name, child, evidence, coverage), this
+    return best
+
+
+def _evidence(column: Column, asked: list[int], values: list[str], named: bool, held: int) -> tuple[str, ...]:
+    found: list[str] = []
+    if named:
+        found.append("names")
+    if len(set(asked)) >= IN_ORDER and not _sorted(values) and _follows(asked, column):
+        found.append("order")
+    if _sparse(values, held):
+        found.append("sparse")
+    return tuple(found)
+
+
+def _follows(asked: list[int], column: Column) -> bool:
+    """True where the values come in the order of the rows, each row used once, or each value once at its first row."""
+    rows = [value for value in column.hashes if value]
+    return _is_subsequence(asked, rows) or _is_subsequence(asked, list(dict.fromkeys(rows)))
+
+
+def _is_subsequence(asked: list[int], rows: list[int]) -> bool:
+    following = iter(rows)
+    return all(value in following for value in asked)
+
+
+def _sorted(values: list[str]) -> bool:
+    """True for values that only go up or only go down: two sorted lists agree for free."""
+    if all(map(_is_number, values)):
+        numbers = [int(value) for value in values]
+        return _one_way([after - before for before, after in pairwise(numbers)])
+    return _one_way([(after > before) - (after < before) for before, after in pairwise(values)])
+
+
+def _one_way(steps: list[int]) -> bool:
+    return all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+
+
+def _sparse(values: list[str], held: int) -> bool:
+    """True for values that no other column of `held` different ones holds by chance."""
+    if all(map(_is_number, values)):
+        numbers = {int(value) for value in values}
+        return max(numbers) - min(numbers) >= SPARSE * held
+    return min(map(len, values)) >= LONG
+
+
+def _is_number(value: str) -> bool:
+    return value.removeprefix("-").isdecimal() and len(value) < 20
+
+
+def linked(column: str, tables: tuple[str, ...], child: str, child_tables: tuple[str, ...]) -> bool:
+    """True where the names say that a parent's column and the child's column hold the same thing.
+
+    The same name that is not a common one; `author_id` and the key of `author` or `authors`; the key of `books` and
+    `book_id`. ORMs call result columns `books_author_id`, and tables `shop_author`.
+    """
+    child = _plain(child)
+    names = {_plain(column)}
+    for table in tables:
+        prefix = _plain(table) + "_"
+        names |= {name.removeprefix(prefix) for name in list(names)}
+    return any(
+        (name == child and name not in _COMMON)
+        or (child in _KEYS and _refers(name, child_tables))
+        or (name in _KEYS and _refers(child, tables))
+        for name in names
+    )
+
+
+def _refers(column: str, tables: tuple[str, ...]) -> bool:
+    """True where a column is named for a key of one of the tables."""
+    stem, _, key = column.rpartition("_")
+    return bool(stem) and key in _KEYS and any(_named(table, stem) for table in tables)
+
+
+def _named(table: str, stem: str) -> bool:
+    table = _plain(table)
+    plurals = {stem, stem + "s", stem + "es", stem[:-1] + "ies" if stem.endswith("y") else stem}
+    return table in plurals or any(table.endswith("_" + plural) for plural in plurals)
+
+
+def _plain(name: str) -> str:
+    """A name without its schema and quotes, in small letters with underscores."""
+    return _CAMEL.sub("_", name.replace('"', "").rpartition(".")[2]).lower()

@@ -1,0 +1,179 @@
+"""`row-by-row-write`: INSERT, UPDATE or DELETE in a loop that one statement could do.
+
+Enters: complete units. Leaves: a finding per statement and unit. A burst of one connection is no evidence: a service that
+writes a row for each request looks like that. Out of scope: reads in a loop; what the client sent without waiting, which
+costs one round trip for all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.repetition import MOST, batched, is_catalogue, is_retryable, is_tool
+from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.proxy.events import Unit
+from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.schema import Confidence, Severity, Suggestion, UnitRef, WriteLoopEvidence
+from pgtattle.proxy.settings import RuleSettings
+
+LOOK_BEFORE: Final = 4
+"""Executions of a connection before a write among which the read that checked for it is looked for."""
+
+_COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE"))
+_ONE_ROW: Final = re.compile(r"(?P<head>INSERT INTO .+ VALUES )\((?P<row>[^()]*)\)", re.S)
+_ONE_KEY: Final = re.compile(r"(?P<head>DELETE FROM [\w.\"]+ WHERE [\w.\"]+ = )\$1(?P<cast>::\w+)?")
+_HOW: Final = {
+    "INSERT": "insert them with one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…)), or with COPY",
+    "UPDATE": "change them with one UPDATE … FROM (VALUES …) or FROM unnest(…)",
+    "DELETE": "delete them with one DELETE … WHERE key = ANY($1)",
+}
+_BULK: Final = (
+    ("django", "bulk_create(), bulk_update() or a queryset's update()"),
+    ("sqlalchemy", "session.execute(insert(…), [rows]) or a bulk update()"),
+    ("rails", "insert_all() or update_all()"),
+    ("activerecord", "insert_all() or update_all()"),
+    ("laravel", "insert([...]) or upsert()"),
+    ("hibernate", "hibernate.jdbc.batch_size, or one JPQL update"),
+    ("prisma", "createMany() or updateMany()"),
+    ("gorm", "Create(&rows) with a slice, or CreateInBatches()"),
+)
+
+
+class RowByRowWrite(Analyzer):
+    """Finds loops of writes."""
+
+    rules: ClassVar[tuple[str, ...]] = ("row-by-row-write",)
+
+    def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
+        self._least = settings.row_by_row_write_min
+        self._facts = facts
+
+    def unit(self, unit: Unit) -> Iterable[Finding]:
+        """The loops of writes of a complete unit."""
+        executions = unit.executions
+        if len(executions) < self._least or unit.kind == "burst" or is_tool(executions[0].connection.application):
+            return ()
+        groups: dict[tuple[str, str, str], list[int]] = {}
+        for index, execution in enumerate(executions):
+            if execution.text.statement.command in _COMMANDS:
+                record = execution.connection
+                groups.setdefault((execution.text.statement.fingerprint, record.database, record.user), []).append(index)
+        repeated = [group for group in groups.values() if len(group) >= self._least]
+        return [finding for group in repeated if (finding := self._judge(unit, group)) is not None]
+
+    def _judge(self, unit: Unit, group: list[int]) -> Finding | None:
+        all_ = unit.executions
+        retried = {
+            (one.connection.id, one.transaction)
+            for one in all_
+            if one.sqlstate and one.transaction and is_retryable(one.sqlstate)
+        }
+        group = [
+            index
+            for index in group
+            if all_[index].sqlstate is None and (all_[index].connection.id, all_[index].transaction) not in retried
+        ]
+        if len(group) < self._least or batched(all_, group):
+            return None
+        executions = [all_[index] for index in group]
+        tables = self._facts.of(executions[0].text).tables
+        if not tables or all(map(is_catalogue, tables)) or _several_rows(executions):
+            return None
+        distinct = len({execution.values for execution in executions})
+        if executions[0].text.statement.command != "INSERT" and distinct < MOST * len(group):
+            # The same row again and again: a counter, a heartbeat, a queue.
+            return None
+        return _finding(unit, executions, distinct, tables, self._checked(all_, group, tables))
+
+    def _checked(self, all_: Sequence[Execution], group: list[int], tables: tuple[str, ...]) -> bool:
+        """True where most writes come after a read of the same table: get, or create."""
+        checked = 0
+        for index in group:
+            for execution in reversed(all_[max(0, index - LOOK_BEFORE) : index]):
+                if execution.connection.id != all_[index].connection.id or execution.text.statement.kind != "read":
+                    continue
+                checked += not set(tables).isdisjoint(self._facts.of(execution.text).tables)
+                break
+        return checked >= MOST * len(group)
+
+
+def _several_rows(executions: Sequence[Execution]) -> bool:
+    """True where most write several rows already."""
+    several = sum(
+        execution.rows > 1 or max([length for _, length in execution.text.lists], default=1) > 1
+        for execution in executions
+    )
+    return several >= MOST * len(executions)
+
+
+def _finding(
+    unit: Unit, executions: Sequence[Execution], distinct: int, tables: tuple[str, ...], checked: bool
+) -> Finding:
+    count, first = len(executions), executions[0]
+    statement = first.text.statement
+    total_ns = sum(execution.duration_ns for execution in executions)
+    span_ns = max(execution.ended_ns for execution in executions) - first.started_ns
+    alone = all(not execution.transaction for execution in executions)
+    severity: Severity = "medium"
+    confidence: Confidence = "likely"
+    if checked or unit.kind == "connection":
+        severity, confidence = "info", "candidate"
+    table, route = ", ".join(tables[:3]), f" (route {unit.route})" if unit.route else ""
+    return Finding(
+        rule="row-by-row-write",
+        subject=statement.fingerprint,
+        route=unit.route,
+        severity=severity,
+        confidence=confidence,
+        title=f"{count} times one {statement.command} on {table} in one {unit.kind}{route}",
+        fingerprints=(statement.fingerprint,),
+        sql=statement.sql,
+        count=count,
+        total_ns=total_ns,
+        unit=UnitRef(kind=unit.kind, key=unit.key, route=unit.route, source=source_of(first.text.tags) or unit.source),
+        evidence=WriteLoopEvidence(
+            executions=count,
+            distinct=distinct,
+            units=1,
+            rows=sum(execution.rows for execution in executions),
+            database_ms=total_ns / 1e6,
+            gap_ms=max(0, span_ns - total_ns) / 1e6,
+            signal=unit.signal,
+            committed_alone=alone,
+            checked=checked,
+        ),
+        suggestion=Suggestion(text=_advice(unit, statement.command, count, alone, checked), sql=one_for_all(statement.sql)),
+        at_ns=unit.ended_ns,
+    )
+
+
+def _advice(unit: Unit, command: str, count: int, alone: bool, checked: bool) -> str:
+    tagged = (execution.text.tags for execution in unit.executions if execution.text.tags)
+    names = " ".join({f"{tags.get('framework', '')} {tags.get('db_driver', '')}".lower() for tags in tagged})
+    how = next((f"use {bulk}" for name, bulk in _BULK if name in names), _HOW[command])
+    words = [f"{count} round trips write what one can: {how}"]
+    if checked:
+        words.append("each write comes after a read that looks whether the row is there: a unique constraint and ON CONFLICT do both")
+    if alone:
+        words.append("each is committed alone, with a flush to disk: one transaction around them is quicker already")
+    return "; ".join(words) + "."
+
+
+def one_for_all(sql: str) -> str:
+    """A statement that does two turns of the loop at once, where it is trivial and right; else empty."""
+    if (key := _ONE_KEY.fullmatch(sql)) is not None:
+        cast = key["cast"] or ""
+        return f"{key['head']}ANY($1{cast}{'[]' if cast else ''})"
+    row = _ONE_ROW.fullmatch(sql)
+    if row is None:
+        return ""
+    numbers = [int(number) for number in re.findall(r"\$(\d+)", row["row"])]
+    if not numbers or numbers != list(range(1, len(numbers) + 1)) or "$" in row["head"]:
+        return ""
+    second = re.sub(r"\$(\d+)", lambda match: f"${int(match[1]) + len(numbers)}", row["row"])
+    return f"{row['head']}({row['row']}), ({second})"

@@ -1,0 +1,39 @@
+"""Some rows of the matrix, so that each ORM runs with every change; `make orm` runs all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.targets import cluster
+from pgtattle.proxy.demo.cluster import Cluster
+from tests.orm.matrix import ROWS, Row, fill, outcome
+
+SOME = (
+    "django psycopg untagged direct",
+    "django psycopg tagged PgBouncer",
+    "sqlalchemy psycopg2 untagged direct",
+    "sqlalchemy-async asyncpg tagged direct",
+    "peewee psycopg2 tagged direct",
+    "tortoise asyncpg untagged direct",
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as made:
+        fill(made)
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [row for row in ROWS if str(row) in SOME], ids=str)
+def test_the_sick_shop_is_found_and_the_cured_one_let_alone(server: Cluster, row: Row) -> None:
+    found = outcome(server, row)
+    assert found.right, found
+
+
+def test_every_orm_is_among_them() -> None:
+    assert {name.split()[0] for name in SOME} == {row.orm for row in ROWS}
+    assert set(SOME) <= {str(row) for row in ROWS}
