@@ -1,13 +1,14 @@
 """`statement-cache-churn`: prepared statements whose texts differ only by literals, lists or comments.
 
-Enters: executions. Leaves: a finding per statement when one connection has prepared many texts of it. Each is planned and
-kept by the server, and pushes another out of the driver's cache. Out of scope: unnamed statements, which nobody keeps.
+Enters: executions. Leaves: a finding per statement when one connection has prepared many texts of it. Each is planned
+and kept by the server, and pushes another out of the driver's cache. Out of scope: unnamed statements, which nobody
+keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
@@ -21,14 +22,16 @@ MAX_TEXTS: Final = 1_000
 MAX_FOLLOWED: Final = 5_000
 """Statements of connections."""
 
-_WORDS: Final = {
+Cause = Literal["comments", "lists", "literals"]
+
+_WORDS: Final[dict[Cause, str]] = {
     "comments": "comments that differ",
     "lists": "lists of different lengths",
     "literals": "values pasted into them",
 }
-_HOW: Final = {
-    "comments": "Keep ids of requests out of the comments of prepared statements: send them by set_config, or tag only what "
-    "is sent unprepared.",
+_HOW: Final[dict[Cause, str]] = {
+    "comments": "Keep ids of requests out of the comments of prepared statements: send them by set_config, or tag only "
+    "what is sent unprepared.",
     "lists": "Pass the list as one array: = ANY($1).",
     "literals": "Bind the values as parameters: then there is one text, prepared once.",
 }
@@ -43,7 +46,7 @@ class _Followed:
         self.values = execution.values
         self.lists = execution.text.lists
         self.texts: set[int] = set()
-        self.causes = {"comments": 0, "lists": 0, "literals": 0}
+        self.causes: dict[Cause, int] = {"comments": 0, "lists": 0, "literals": 0}
         self.next_at = MIN_TEXTS
 
 

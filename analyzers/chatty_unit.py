@@ -76,8 +76,8 @@ class ChattyUnit(Analyzer):
                 signal=unit.signal,
             ),
             suggestion=Suggestion(
-                text="Ask less: join what is read one after another, cache what seldom changes, and leave to a job what "
-                "the answer does not need. Or give it a larger budget: chatty-unit-queries and chatty-unit-ms."
+                text="Ask less: join what is read one after another, cache what seldom changes, and leave to a job "
+                "what the answer does not need. Or give it a larger budget: chatty-unit-queries and chatty-unit-ms."
             ),
             at_ns=unit.ended_ns,
         )

@@ -1,11 +1,11 @@
 """`injection-signal`: a literal changed the structure of a statement that was known.
 
-Enters: executions. Leaves: a finding when a text begins as a known one does, up to a literal whose values vary, and goes on
-in a way that only a value with a quote in it explains. It is a signal with its evidence, never called more. Out of scope:
-blocking; what a hostile value does inside a function of the server.
+Enters: executions. Leaves: a finding when a text begins as a known one does, up to a literal whose values vary, and
+goes on in a way that only a value with a quote in it explains. It is a signal with its evidence, never called more. Out
+of scope: blocking; what a hostile value does inside a function of the server.
 
-What is known of a place is learned: who sends it, the normal form up to the first varying string, and the statements that
-followed. The order of a query builder's conditions and its `1 = 1` are learned with it.
+What is known of a place is learned: who sends it, the normal form up to the first varying string, and the statements
+that followed. The order of a query builder's conditions and its `1 = 1` are learned with it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ALONE: Final = frozenset(("a condition that is always true", "a second statemen
 
 
 class _Place:
-    """What followed one beginning of a statement. `values` are hashes; `statements` are the normal forms that are known."""
+    """What followed one beginning of a statement: `values` as hashes, `statements` as normal forms."""
 
     __slots__ = ("errors", "executions", "next_at", "said", "stacked", "statements", "values")
 
@@ -187,8 +187,8 @@ def _finding(execution: Execution, place: _Place, slot: Slot, signs: list[str]) 
             sqlstate=execution.sqlstate or "",
         ),
         suggestion=Suggestion(
-            text=f"Look where this text is put together, and bind ${slot.number} as a parameter: a bound value cannot change the "
-            "statement. Whether someone tries it from outside, the application's own log of requests tells.",
+            text=f"Look where this text is put together, and bind ${slot.number} as a parameter: a bound value cannot "
+            "change the statement. Whether someone tries it from outside, the application's own log of requests tells.",
             sql=usual,
         ),
         at_ns=execution.ended_ns,

@@ -55,7 +55,9 @@ class NPlusOne(Analyzer):
     def unit(self, unit: Unit) -> Iterable[Finding]:
         """The loops of a complete unit."""
         return [
-            _finding(unit, loop, self._repetitions.tables) for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)
+            _finding(unit, loop, self._repetitions.tables)
+            for loop in self._repetitions.of(unit)
+            if loop.shape == "loop" and _heard(unit, loop)
         ]
 
 

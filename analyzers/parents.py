@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pgtattle.analyzers.samples import Samples
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.wire.rows import Column, hashed
+from pgtattle.proxy.wire.rows import Column, Sample, hashed
 
 CONTAINED: Final = 0.9
 """So much of a loop's values must stand in the column."""
@@ -27,7 +27,7 @@ SPARSE: Final = 10
 """Numbers whose range is so many times the column's different values are sparse; so are texts of `LONG` characters."""
 LONG: Final = 16
 MAX_PARENTS: Final = 20
-"""Results that are looked at, the latest first."""
+"""Statements whose results are looked at, the latest first."""
 LEAST: Final = 3
 """Different values without which nothing is proven."""
 
@@ -56,7 +56,7 @@ class Parent(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What is asked of a loop: its executions, the values of its varying slots, and the columns they are compared to."""
+    """A loop: its executions, and for each varying value the column it is compared to and the values in order."""
 
     executions: Sequence[Execution]
     slots: Sequence[tuple[str, list[str]]]
@@ -78,20 +78,41 @@ class Parents:
         """
         first = loop.executions[0]
         likely: Parent | None = None
-        looked_at = 0
-        for execution in reversed(before):
-            began = execution.first_row_ns or execution.ended_ns
-            sample = self._samples.of(execution.id)
-            if sample is None or began > first.started_ns or execution.text.statement == first.text.statement:
-                continue
-            found = _best(loop, execution, sample.columns, tables(execution))
+        for results in self._results(before, first):
+            execution = results[0][0]
+            found = _best(loop, execution, _together([sample for _, sample in results]), tables(execution))
             if found is not None and found.proven:
                 return found
             likely = likely or found
-            looked_at += 1
-            if looked_at == MAX_PARENTS:
-                break
         return likely
+
+    def _results(self, before: Sequence[Execution], first: Execution) -> list[list[tuple[Execution, Sample]]]:
+        """The results that began before the loop, by statement: that of a loop may be the parent of another."""
+        found: dict[str, list[tuple[Execution, Sample]]] = {}
+        for execution in reversed(before):
+            sample = self._samples.of(execution.id)
+            fingerprint = execution.text.statement.fingerprint
+            if sample is None or fingerprint == first.text.statement.fingerprint:
+                continue
+            if (execution.first_row_ns or execution.ended_ns) > first.started_ns:
+                continue
+            if fingerprint in found:
+                found[fingerprint].insert(0, (execution, sample))
+            elif len(found) < MAX_PARENTS:
+                found[fingerprint] = [(execution, sample)]
+        return list(found.values())
+
+
+def _together(samples: Sequence[Sample]) -> Sequence[Column]:
+    """The columns of results of one statement, one result after another."""
+    first = samples[0].columns
+    if len(samples) == 1:
+        return first
+    columns = [Column(column.field) for column in first]
+    for sample in samples:
+        for column, part in zip(columns, sample.columns, strict=False):
+            column.hashes.extend(part.hashes)
+    return columns
 
 
 def _best(loop: Loop, execution: Execution, columns: Sequence[Column], tables: tuple[str, ...]) -> Parent | None:

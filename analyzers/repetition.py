@@ -63,8 +63,8 @@ class Source(NamedTuple):
 class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
-    `distinct` counts different values. `parent` gave a loop its values, surely or likely. `read_before` is the last read
-    before the first of them that is itself not repeated: where the values may come from.
+    `distinct` counts different values. `parent` gave a loop its values, surely or likely. `read_before` is the last
+    read before the first of them that is itself not repeated: where the values may come from.
     """
 
     __slots__ = ("distinct", "executions", "parent", "read_before", "shape", "statement", "tables")
@@ -290,7 +290,7 @@ def is_retryable(sqlstate: str) -> bool:
 
 
 def batched(all_: Sequence[Execution], group: list[int]) -> bool:
-    """True where most of a group were sent without waiting for the answer before: in one exchange, or down a pipeline."""
+    """True where most were sent without waiting for the answer before: in one exchange, or down a pipeline."""
     exchanges = Counter((all_[index].connection.id, all_[index].exchange) for index in group)
     together = 0
     for index in group:

@@ -1,8 +1,8 @@
 """`row-by-row-write`: INSERT, UPDATE or DELETE in a loop that one statement could do.
 
-Enters: complete units. Leaves: a finding per statement and unit. A burst of one connection is no evidence: a service that
-writes a row for each request looks like that. Out of scope: reads in a loop; what the client sent without waiting, which
-costs one round trip for all.
+Enters: complete units. Leaves: a finding per statement and unit. A burst of one connection is no evidence: a service
+that writes a row for each request looks like that. Out of scope: reads in a loop; what the client sent without waiting,
+which costs one round trip for all.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class RowByRowWrite(Analyzer):
         for index, execution in enumerate(executions):
             if execution.text.statement.command in _COMMANDS:
                 record = execution.connection
-                groups.setdefault((execution.text.statement.fingerprint, record.database, record.user), []).append(index)
+                key = (execution.text.statement.fingerprint, record.database, record.user)
+                groups.setdefault(key, []).append(index)
         repeated = [group for group in groups.values() if len(group) >= self._least]
         return [finding for group in repeated if (finding := self._judge(unit, group)) is not None]
 
@@ -84,11 +85,12 @@ class RowByRowWrite(Analyzer):
         tables = self._facts.of(executions[0].text).tables
         if not tables or all(map(is_catalogue, tables)) or _several_rows(executions):
             return None
-        distinct = len({execution.values for execution in executions})
-        if executions[0].text.statement.command != "INSERT" and distinct < MOST * len(group):
+        insert = executions[0].text.statement.command == "INSERT"
+        distinct = len({_values(execution, all_slots=insert) for execution in executions})
+        if not insert and distinct < MOST * len(group):
             # The same row again and again: a counter, a heartbeat, a queue.
             return None
-        return _finding(unit, executions, distinct, tables, self._checked(all_, group, tables))
+        return _finding(unit, executions, distinct, tables, insert and self._checked(all_, group, tables))
 
     def _checked(self, all_: Sequence[Execution], group: list[int], tables: tuple[str, ...]) -> bool:
         """True where most writes come after a read of the same table: get, or create."""
@@ -100,6 +102,18 @@ class RowByRowWrite(Analyzer):
                 checked += not set(tables).isdisjoint(self._facts.of(execution.text).tables)
                 break
         return checked >= MOST * len(group)
+
+
+def _values(execution: Execution, *, all_slots: bool) -> tuple[str | None, ...]:
+    """The values of an execution; not `all_slots`: only those that say which rows it changes."""
+    slots = execution.text.slots
+    return tuple(
+        [
+            value
+            for slot, value in zip(slots, execution.values, strict=True)
+            if all_slots or slot.where in ("where", "on", "from")
+        ]
+    )
 
 
 def _several_rows(executions: Sequence[Execution]) -> bool:
@@ -147,7 +161,9 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(text=_advice(unit, statement.command, count, alone, checked), sql=one_for_all(statement.sql)),
+        suggestion=Suggestion(
+            text=_advice(unit, statement.command, count, alone, checked), sql=one_for_all(statement.sql)
+        ),
         at_ns=unit.ended_ns,
     )
 
@@ -158,7 +174,10 @@ def _advice(unit: Unit, command: str, count: int, alone: bool, checked: bool) ->
     how = next((f"use {bulk}" for name, bulk in _BULK if name in names), _HOW[command])
     words = [f"{count} round trips write what one can: {how}"]
     if checked:
-        words.append("each write comes after a read that looks whether the row is there: a unique constraint and ON CONFLICT do both")
+        words.append(
+            "each write comes after a read that looks whether the row is there: a unique constraint and ON CONFLICT "
+            "do both"
+        )
     if alone:
         words.append("each is committed alone, with a flush to disk: one transaction around them is quicker already")
     return "; ".join(words) + "."

@@ -282,7 +282,7 @@ def demo(headless: bool, seconds: float | None, report: tuple[str, ...]) -> None
 @main.command("explain-rule")
 @click.argument("rule", default="")
 def explain_rule(rule: str) -> None:
-    """What RULE means, what it rests on, how to fix it and how to silence it; without RULE, all rules in a line each."""
+    """What RULE means, what it rests on, how to fix it and how to silence it; without RULE, a line for each rule."""
     from importlib.resources import files
 
     from pgtattle.analyzers.registry import RULES

@@ -144,7 +144,7 @@ class ChattyEvidence(Struct, frozen=True, kw_only=True, tag="chatty-unit", tag_f
 
 
 class ChurnEvidence(Struct, frozen=True, kw_only=True, tag="statement-cache-churn", tag_field="rule"):
-    """`statement-cache-churn`: different texts of one statement that one connection prepared, and in what they differ."""
+    """`statement-cache-churn`: texts of one statement that one connection prepared, and in what they differ."""
 
     application: str
     texts: int
@@ -154,7 +154,8 @@ class ChurnEvidence(Struct, frozen=True, kw_only=True, tag="statement-cache-chur
 class InjectionEvidence(Struct, frozen=True, kw_only=True, tag="injection-signal", tag_field="rule"):
     """`injection-signal`: what was strange, what the place was like before, and how often it was so.
 
-    `slot` is the literal whose value did it, masked to kind and length; `errors` are those of statements that begin alike.
+    `slot` is the literal whose value did it, masked to kind and length; `errors` are those of statements that begin
+    alike.
     """
 
     application: str

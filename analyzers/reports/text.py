@@ -12,14 +12,14 @@ from typing import Final
 
 from pgtattle.analyzers.reports.harmless import harmless
 from pgtattle.proxy.schema import (
+    ChattyEvidence,
+    ChurnEvidence,
     Evidence,
     FindingView,
     IndexEvidence,
+    InjectionEvidence,
     LoopEvidence,
     PastedEvidence,
-    ChattyEvidence,
-    ChurnEvidence,
-    InjectionEvidence,
     RepeatEvidence,
     Report,
     SessionView,
@@ -27,6 +27,7 @@ from pgtattle.proxy.schema import (
     SlowEvidence,
     StatementView,
     SuggestionStatus,
+    WriteLoopEvidence,
 )
 
 WIDTH: Final = 100
@@ -92,8 +93,8 @@ def evidence_in_words(evidence: Evidence) -> str:
             )
         case WriteLoopEvidence():
             words = (
-                f"{evidence.executions:,} executions in one unit of work wrote {_plural(evidence.rows, 'row')}, seen in "
-                f"{_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
+                f"{evidence.executions:,} executions in one unit of work wrote {_plural(evidence.rows, 'row')}, seen "
+                f"in {_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
                 f"{_ms(evidence.gap_ms)} between the writes; told apart by {evidence.signal}"
             )
             words += "; each committed alone" if evidence.committed_alone else ""
@@ -111,10 +112,11 @@ def evidence_in_words(evidence: Evidence) -> str:
                 f"connection; they differ in their {evidence.cause}"
             )
         case InjectionEvidence():
+            values = f"{evidence.values}{'+' if evidence.values >= 64 else ''} values"
             words = (
-                f"{', '.join(evidence.signs)}, from {evidence.slot}, after {_plural(evidence.executions, 'execution')} of "
-                f"{evidence.application or 'the application'} with {evidence.values}{'+' if evidence.values >= 64 else ''} "
-                "values that left the statement as it is"
+                f"{', '.join(evidence.signs)}, from {evidence.slot}, after "
+                f"{_plural(evidence.executions, 'execution')} of {evidence.application or 'the application'} with "
+                f"{values} that left the statement as it is"
             )
             words += f"; {_plural(evidence.errors, 'error')} of statements that begin alike" if evidence.errors else ""
             return words + (f"; sent from {evidence.source}" if evidence.source else "")

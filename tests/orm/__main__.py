@@ -24,7 +24,14 @@ def main() -> None:
             one = outcome(server, row)
             wrong += not one.right
             cells = (
-                *(row.orm, row.driver, "yes" if row.tagged else "no", row.way, one.severity or "–", one.confidence or "–"),
+                *(
+                    row.orm,
+                    row.driver,
+                    "yes" if row.tagged else "no",
+                    row.way,
+                    one.severity or "–",
+                    one.confidence or "–",
+                ),
                 *(one.parent or "–", " ".join(one.proof) or "–", one.signal or "–", "; ".join(one.alarms) or "silent"),
                 "right" if one.right else "**wrong**",
             )

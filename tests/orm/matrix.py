@@ -1,7 +1,7 @@
 """Every ORM, driver, tag and way to the server: is the sick shop found with its parent, and the cured one let alone?
 
-Enters: which rows to run. Leaves: an outcome a row. Real servers throughout: PostgreSQL, PgBouncer in transaction mode before
-pgtattle, WSGI and ASGI servers with requests at once.
+Enters: which rows to run. Leaves: an outcome a row. Real servers throughout: PostgreSQL, PgBouncer in transaction mode
+before pgtattle, WSGI and ASGI servers with requests at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Row:
 
     @property
     def must_be_found(self) -> bool:
-        """True where a request's signal exists: a tag, a transaction, or a connection that serves one request at a time.
+        """True where a request's signal exists: a tag, a transaction, or a connection that serves one request at a
+        time.
 
         Tortoise takes any connection of its pool for each query and resets it afterwards.
         """
@@ -101,7 +102,9 @@ def fill(cluster: Cluster) -> None:
     """The shop's tables. Authors' ids are neither dense nor in the order of the books."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
         connection.execute("CREATE TABLE authors (id int PRIMARY KEY, name text NOT NULL)")
-        connection.execute("CREATE TABLE books (id int PRIMARY KEY, title text NOT NULL, author_id int NOT NULL REFERENCES authors)")
+        connection.execute(
+            "CREATE TABLE books (id int PRIMARY KEY, title text NOT NULL, author_id int NOT NULL REFERENCES authors)"
+        )
         connection.execute("INSERT INTO authors SELECT n, 'author ' || n FROM generate_series(1, 200) n")
         connection.execute("INSERT INTO books SELECT n, 'book ' || n, 1 + n * 37 % 200 FROM generate_series(1, 200) n")
 
@@ -142,7 +145,10 @@ def _visited(cluster: Cluster, row: Row, page: str) -> Report:
 def _shop(target: Target, row: Row) -> Iterator[int]:
     port = free_port()
     command = [sys.executable, "-m", "tests.orm.shops", row.orm, row.driver, str(port), *(["--tagged"] * row.tagged)]
-    environment = {**target.environment, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    environment = {
+        **target.environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+    }
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -2,8 +2,9 @@
 
     python -m tests.orm.shops ORM DRIVER PORT [--tagged]
 
-serves `/sick` and `/cured` on 127.0.0.1:PORT; the database is the one that the libpq variables name. `--tagged` puts each
-request's id into a comment, as sqlcommenter does. Imports are in the functions, since each process needs one ORM only.
+serves `/sick` and `/cured` on 127.0.0.1:PORT; the database is the one that the libpq variables name. `--tagged` puts
+each request's id into a comment, as sqlcommenter does. Imports are in the functions, since each process needs one ORM
+only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def tagged(sql: str) -> str:
 
 def url(scheme: str) -> str:
     where = os.environ
-    return f"{scheme}://{where['PGUSER']}:{where.get('PGPASSWORD', '')}@{where['PGHOST']}:{where['PGPORT']}/{where['PGDATABASE']}"
+    return f"{scheme}://{where['PGUSER']}:@{where['PGHOST']}:{where['PGPORT']}/{where['PGDATABASE']}"
 
 
 def django(driver: str) -> tuple[Page, Page]:
@@ -159,7 +160,9 @@ def sqlalchemy_async(driver: str) -> tuple[AsyncPage, AsyncPage]:
 
     async def cured() -> str:
         async with AsyncSession(engine) as session:
-            books = await session.scalars(select(book).order_by(book.id).limit(BOOKS).options(selectinload(book.author)))
+            books = await session.scalars(
+                select(book).order_by(book.id).limit(BOOKS).options(selectinload(book.author))
+            )
             return "\n".join(one.author.name for one in books)
 
     return sick, cured
