@@ -144,7 +144,8 @@ def _visited(cluster: Cluster, row: Row, page: str) -> Report:
 @contextlib.contextmanager
 def _shop(target: Target, row: Row) -> Iterator[int]:
     port = free_port()
-    command = [sys.executable, "-m", "tests.orm.shops", row.orm, row.driver, str(port), *(["--tagged"] * row.tagged)]
+    command = [sys.executable, "-m", "tests.orm.shops", row.orm, row.driver, str(port)]
+    command += ["--tagged"] * row.tagged + ["--pooled"] * (row.way == "PgBouncer")
     environment = {
         **target.environment,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),

@@ -1,6 +1,6 @@
 """The same small shop in each ORM: a list of books with the names of their authors, sick (a query a row) and cured.
 
-    python -m tests.orm.shops ORM DRIVER PORT [--tagged]
+    python -m tests.orm.shops ORM DRIVER PORT [--tagged] [--pooled]
 
 serves `/sick` and `/cured` on 127.0.0.1:PORT; the database is the one that the libpq variables name. `--tagged` puts
 each request's id into a comment, as sqlcommenter does. Imports are in the functions, since each process needs one ORM
@@ -36,6 +36,11 @@ def tagged(sql: str) -> str:
     """A statement with the comment of the request that it belongs to."""
     identity = _request.get()
     return f"{sql} /*request_id='{identity}',route='/books'*/" if identity else sql
+
+
+def unprepared(driver: str) -> dict[str, Any]:
+    """Arguments of a connection that prepares nothing, which this PgBouncer could not follow."""
+    return {"prepare_threshold": None} if driver == "psycopg" and "--pooled" in sys.argv else {}
 
 
 def url(scheme: str) -> str:
@@ -98,23 +103,23 @@ def django(driver: str) -> tuple[Page, Page]:
 
 
 def _models() -> tuple[Any, Any]:
-    from sqlalchemy import ForeignKey
-    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+    from sqlalchemy import ForeignKey, Integer, Text
+    from sqlalchemy.orm import DeclarativeBase, mapped_column, relationship
 
     class Base(DeclarativeBase):
         pass
 
     class Author(Base):
         __tablename__ = "authors"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        name: Mapped[str]
+        id = mapped_column(Integer, primary_key=True)
+        name = mapped_column(Text)
 
     class Book(Base):
         __tablename__ = "books"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        title: Mapped[str]
-        author_id: Mapped[int] = mapped_column(ForeignKey(Author.id))
-        author: Mapped[Author] = relationship()
+        id = mapped_column(Integer, primary_key=True)
+        title = mapped_column(Text)
+        author_id = mapped_column(ForeignKey(Author.id))
+        author = relationship(Author)
 
     return Author, Book
 
@@ -132,7 +137,7 @@ def sqlalchemy(driver: str) -> tuple[Page, Page]:
     from sqlalchemy.orm import Session, selectinload
 
     _, book = _models()
-    engine = create_engine(url(f"postgresql+{driver}"), pool_size=4)
+    engine = create_engine(url(f"postgresql+{driver}"), pool_size=4, connect_args=unprepared(driver))
     _commented(engine)
 
     def page(*options: Any) -> str:
@@ -149,7 +154,7 @@ def sqlalchemy_async(driver: str) -> tuple[AsyncPage, AsyncPage]:
     from sqlalchemy.orm import selectinload
 
     author, book = _models()
-    engine = create_async_engine(url(f"postgresql+{driver}"), pool_size=4)
+    engine = create_async_engine(url(f"postgresql+{driver}"), pool_size=4, connect_args=unprepared(driver))
     _commented(engine.sync_engine)
 
     async def sick() -> str:
@@ -232,7 +237,7 @@ def tortoise(driver: str) -> tuple[AsyncPage, AsyncPage]:
     async def connected() -> None:
         async with once:
             if not ready:
-                await Tortoise.init(db_url=url(driver), modules={"shop": [module]})
+                await Tortoise.init(db_url=url(driver), modules={"shop": [__name__]}, _enable_global_fallback=True)
                 ready.append(True)
 
     async def sick() -> str:
@@ -313,6 +318,7 @@ def main() -> None:
     parser.add_argument("driver")
     parser.add_argument("port", type=int)
     parser.add_argument("--tagged", action="store_true")
+    parser.add_argument("--pooled", action="store_true")
     options = parser.parse_args()
     if options.orm in SYNC:
         serve(SYNC[options.orm](options.driver), options.port, options.tagged)
