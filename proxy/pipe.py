@@ -1,22 +1,23 @@
 """What a socket's bytes go through on their way: written to the other side first, then looked at.
 
 `Pipe` is the compiled one where there is one: a chunk then crosses the relay without entering the interpreter, which is
-most of what a relay in Python costs.
+most of what a relay in Python costs, and is sent before anyone looks at it, where a transport would send it after.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 
 class PurePipe:
-    """Calls `write`, counts, and calls `look` (None: nobody looks). `bytes` have gone through."""
+    """Writes to `transport`, counts, and calls `look` (None: nobody looks). `bytes` have gone through."""
 
     __slots__ = ("_look", "_write", "bytes")
 
-    def __init__(self, write: Callable[[bytes], object], look: Callable[[bytes], object] | None) -> None:
-        self._write = write
+    def __init__(self, transport: asyncio.Transport, look: Callable[[bytes], object] | None) -> None:
+        self._write = transport.write
         self._look = look
         self.bytes = 0
 

@@ -138,8 +138,8 @@ class Relay:
         self._opening_bytes = len(opening)
         if line is not None and len(opening) > seen:
             line.frontend(opening[seen:])
-        self._to_server = Pipe(transport.write, line.frontend if line is not None else None)
-        self._to_client = Pipe(client.write, line.backend if line is not None else None)
+        self._to_server = Pipe(transport, line.frontend if line is not None else None)
+        self._to_client = Pipe(client, line.backend if line is not None else None)
         leg.data_received = self._to_server
         client.set_protocol(leg)
         transport.set_protocol(ServerLeg(self, self._without_binding if hide_binding else self._to_client))
