@@ -30,13 +30,19 @@ COMPILED = (
     "proxy/wire/messages.py",
     "proxy/wire/rows.py",
     "proxy/wire/values.py",
+    "analyzers/cache_churn.py",
+    "analyzers/injection.py",
     "analyzers/missing_index.py",
     "analyzers/origin.py",
     "analyzers/parameters.py",
+    "analyzers/parents.py",
     "analyzers/repetition.py",
     "analyzers/slow_query.py",
+    "analyzers/sql/comments.py",
+    "analyzers/sql/fingerprint.py",
     "analyzers/sql/shapes.py",
     "analyzers/sql/texts.py",
+    "analyzers/sql/tokens.py",
 )
 
 

@@ -82,9 +82,14 @@ def _finding(unit: Unit, loop: Repetition, tables: Callable[[Execution], tuple[s
     confidence: Confidence = "candidate"
     if unit.confidence == "strong":
         severity, confidence = ("high" if count >= MANY else "medium"), "likely"
-    if loop.proven:
+    if found is not None and found.proven:
+        confidence = "proven"
         long = loop.total_ns + loop.gap_ns >= LONG_NS
-        severity, confidence = ("high" if count >= MANY and (long or severity == "high") else "medium"), "proven"
+        if unit.confidence == "weak":
+            # The rows gave the values; that one request asked for both is not known.
+            severity = "medium" if len(found.evidence) > 1 else "low"
+        else:
+            severity = "high" if count >= MANY and (long or severity == "high") else "medium"
     first = loop.executions[0]
     place = "burst of one connection" if unit.kind == "burst" else unit.kind
     route = f" (route {unit.route})" if unit.route else ""

@@ -63,7 +63,7 @@ def measure(direct: Target, traffic: str, executions: int, recorded: int = RECOR
     """The rate for one of `TRAFFIC`."""
     statements, arguments = TRAFFIC[traffic]
     batches = uvloop.run(_record(direct, arguments, recorded // statements))
-    pipeline = _pipeline()
+    pipeline = make_pipeline()
     gc.collect()
     gc.freeze()
     passes = _passes(batches)
@@ -119,7 +119,7 @@ async def _record(direct: Target, arguments: Iterable[str], transactions: int) -
     return recorder.batches
 
 
-def _pipeline() -> Pipeline:
+def make_pipeline() -> Pipeline:
     settings = Settings(upstream=Upstream(addresses=(), dsn=""), listen=(), api=Address())
     store = Store(time.time_ns(), time.monotonic_ns())
     return Pipeline(settings, store, Metrics(lambda: store.evicted), lambda question: None, _give_up)

@@ -128,7 +128,7 @@ class Pipeline:
 
     def _executed(self, executions: list[Execution]) -> None:
         facts, store, metrics, units = self._facts, self._store, self._metrics, self._units
-        tables = [facts.of(execution.text).tables for execution in executions]
+        tables = [facts.tables(execution.text) for execution in executions]
         for execution, of_it in zip(executions, tables, strict=True):
             store.add_execution(execution, of_it)
         for execution, of_it in zip(executions, tables, strict=True):

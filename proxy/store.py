@@ -107,6 +107,7 @@ class Store:
                 self._evict_statement()
         else:
             self._totals.move_to_end(statement.fingerprint)
+            totals.tables = tables
         totals.add(execution)
 
     def add_finding(self, finding: Finding) -> FindingView:

@@ -12,8 +12,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from msgspec import Struct
-
 from pgtattle.analyzers.sql.tokens import Token, capitals, folded, value
 from pgtattle.proxy.events import Slot
 
@@ -54,7 +52,7 @@ _NAMING: Final = frozenset("SAVEPOINT RELEASE DEALLOCATE PREPARE EXECUTE DECLARE
 _PLACEHOLDER: Final = "\0"
 
 
-class NormalForm(Struct, frozen=True):
+class NormalForm(NamedTuple):
     """`lists` are the lengths of collapsed lists by placeholder number."""
 
     sql: str
