@@ -29,6 +29,7 @@ def test_killing_the_profiler_under_load_hurts_no_client_and_loses_no_count(trus
     load = Load(served.database)
     with load.running():
         time.sleep(1.0)
+        wait_for(lambda: metric(served, "pgtattle_bytes_total") > 0)
         bytes_before = metric(served, "pgtattle_bytes_total")
         os.kill(int(served.addresses["profiler_pid"]), signal.SIGKILL)
         wait_for(lambda: answers(served))
