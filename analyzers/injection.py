@@ -45,11 +45,12 @@ _ALONE: Final = frozenset(("a condition that is always true", "a second statemen
 class _Place:
     """What followed one beginning of a statement: `values` as hashes, `statements` as normal forms."""
 
-    __slots__ = ("errors", "executions", "next_at", "said", "stacked", "statements", "values")
+    __slots__ = ("commented", "errors", "executions", "next_at", "said", "stacked", "statements", "values")
 
     def __init__(self) -> None:
         self.executions = 0
         self.stacked = 0
+        self.commented = False
         self.errors = 0
         self.said = 0
         self.next_at = 1
@@ -63,7 +64,7 @@ class Injection(Analyzer):
     rules: ClassVar[tuple[str, ...]] = ("injection-signal",)
 
     def __init__(self) -> None:
-        self._first: Bounded[str, int] = Bounded(2 * MAX_PLACES)
+        self._beginnings: Bounded[str, tuple[int, str]] = Bounded(2 * MAX_PLACES)
         self._places: Bounded[tuple[str, str, str], _Place] = Bounded(MAX_PLACES)
 
     def execution(self, execution: Execution) -> Iterable[Finding]:
@@ -72,14 +73,16 @@ class Injection(Analyzer):
         statement = text.statement
         if statement.kind not in ("read", "write") or not text.slots or text.truncated:
             return ()
-        at = self._first.get(statement.fingerprint)
-        if at is None:
-            at = _first_string(text)
-            self._first.put(statement.fingerprint, at)
-        if at < 0 or is_tool(execution.connection.application) or text.tags.get("pgtattle") == "ignore":
+        beginning = self._beginnings.get(statement.fingerprint)
+        if beginning is None:
+            beginning = _beginning(text)
+            self._beginnings.put(statement.fingerprint, beginning)
+        number, prefix = beginning
+        if not number or is_tool(execution.connection.application) or text.tags.get("pgtattle") == "ignore":
             return ()
-        record, slot = execution.connection, text.slots[at]
-        prefix = statement.sql.partition(f"${slot.number}")[0]
+        record, slot = execution.connection, _slot(text, number)
+        if slot is None:
+            return ()
         key = (record.application or record.user, record.database, prefix)
         place = self._places.get(key)
         if place is None:
@@ -94,6 +97,7 @@ class Injection(Analyzer):
         if execution.sqlstate is None:
             place.executions += 1
             place.stacked += execution.siblings > 1
+            place.commented = place.commented or "--" in text.sql or "/*" in text.sql
             if len(place.values) < MAX_VALUES:
                 place.values.add(hash(slot.value))
             if statement.fingerprint not in place.statements and len(place.statements) < MAX_STATEMENTS:
@@ -108,12 +112,20 @@ class Injection(Analyzer):
         return (_finding(execution, place, slot, signs),)
 
 
-def _first_string(text: Text) -> int:
-    """The index of the first slot that holds a string as a value; -1 where there is none."""
-    for index, slot in enumerate(text.slots):
+def _beginning(text: Text) -> tuple[int, str]:
+    """The placeholder of the first string that is a value, and the normal form before it; 0 where there is none."""
+    for slot in text.slots:
         if not slot.parameter and slot.kind == "string" and slot.where in _CLAUSES:
-            return index
-    return -1
+            return slot.number, text.statement.sql.partition(f"${slot.number}")[0]
+    return 0, ""
+
+
+def _slot(text: Text, number: int) -> Slot | None:
+    """The first literal of a placeholder: the members of a list share theirs."""
+    for slot in text.slots:
+        if slot.number == number and not slot.parameter:
+            return slot
+    return None
 
 
 def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
@@ -135,7 +147,7 @@ def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
     if probe is not None and not any(probe[0] in one for one in usual):
         signs.append("a call that probes the server")
     commented = "--" in text.sql or ("/*" in text.sql and not text.tags)
-    if commented and not any(rest.endswith(_tail(one)) for one in usual):
+    if commented and not place.commented and not any(rest.endswith(_tail(one)) for one in usual):
         signs.append("a comment that cuts off the rest")
     if execution.sqlstate == "42601":
         signs.append("a quote that breaks the statement")

@@ -7,7 +7,6 @@ id, and without the proof that an earlier result held the values (`parents`), a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
 
@@ -15,6 +14,7 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import Repetition, Repetitions
+from pgtattle.analyzers.sql.rewrite import for_all
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, LoopEvidence, Severity, Suggestion, UnitRef
@@ -37,10 +37,6 @@ _EAGER: Final = (
     ("typeorm", "relations or leftJoinAndSelect()"),
     ("entityframework", "Include()"),
     ("gorm", "Preload()"),
-)
-_LOOK_UP: Final = re.compile(
-    r"SELECT (?P<columns>[^()$]+) FROM (?P<table>[\w.\"]+)(?: (?:AS )?(?!WHERE\b)\w+)? "
-    r"WHERE (?P<key>[\w.\"]+) = \$1(?P<cast>::\w+)?(?: ORDER BY [\w.\", ]+)?"
 )
 
 
@@ -119,7 +115,7 @@ def _finding(unit: Unit, loop: Repetition, tables: Callable[[Execution], tuple[s
             proof=list(found.evidence) if found is not None else [],
             coverage=round(found.coverage, 3) if found is not None else 0.0,
         ),
-        suggestion=Suggestion(text=_advice(unit, loop, parent), sql=batched(loop.statement.sql)),
+        suggestion=Suggestion(text=_advice(unit, loop, parent), sql=for_all(loop.statement.sql, *loop.place)),
         at_ns=unit.ended_ns,
     )
 
@@ -142,20 +138,3 @@ def _advice(unit: Unit, loop: Repetition, parent: str) -> str:
     if loop.distinct < count:
         words.append(f"{count - loop.distinct} of the {count} executions repeat an earlier value")
     return "; ".join(words) + "."
-
-
-def batched(sql: str) -> str:
-    """A candidate for one query in place of the loop, where it is trivial and right; else empty.
-
-    Right means: a plain look-up by one column, with that column among the result's, so that the rows can be told apart.
-    """
-    match = _LOOK_UP.fullmatch(sql)
-    if match is None or match["columns"].startswith("DISTINCT"):
-        return ""
-    key = match["key"]
-    columns = [column.strip().partition(" ")[0] for column in match["columns"].split(",")]
-    bare = key.rpartition(".")[2]
-    if not any(column in (key, bare, "*") or column.endswith(".*") for column in columns):
-        return ""
-    cast = match["cast"] or ""
-    return sql.replace(f"{key} = $1{cast}", f"{key} = ANY($1{cast}{'[]' if cast else ''})", 1)

@@ -97,10 +97,10 @@ class Parents:
             if (execution.first_row_ns or execution.ended_ns) > first.started_ns:
                 continue
             if fingerprint in found:
-                found[fingerprint].insert(0, (execution, sample))
+                found[fingerprint].append((execution, sample))
             elif len(found) < MAX_PARENTS:
                 found[fingerprint] = [(execution, sample)]
-        return list(found.values())
+        return [results[::-1] for results in found.values()]
 
 
 def _together(samples: Sequence[Sample]) -> Sequence[Column]:

@@ -33,6 +33,7 @@ FEW_VALUES: Final = 0.2
 # A weak unit that lasts longer is a busy pooled connection, not one piece of work.
 WEAK_SPAN_NS: Final = 5_000_000_000
 LOOK_BACK: Final = 100
+INT8: Final = 20
 # Of a loop whose parent is proven so much less is enough: three instead of five.
 PROVEN: Final = 0.6
 
@@ -63,11 +64,12 @@ class Source(NamedTuple):
 class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
-    `distinct` counts different values. `parent` gave a loop its values, surely or likely. `read_before` is the last
-    read before the first of them that is itself not repeated: where the values may come from.
+    `distinct` counts different values. `place` is the one placeholder that a loop varies, and the oid of its type;
+    zeros where there are several, or it is not known. `parent` gave a loop its values, surely or likely. `read_before`
+    is the last read before the first of them that is itself not repeated: where the values may come from.
     """
 
-    __slots__ = ("distinct", "executions", "parent", "read_before", "shape", "statement", "tables")
+    __slots__ = ("distinct", "executions", "parent", "place", "read_before", "shape", "statement", "tables")
 
     def __init__(
         self,
@@ -77,8 +79,10 @@ class Repetition:
         tables: tuple[str, ...],
         read_before: Source | None,
         parent: Parent | None = None,
+        place: tuple[int, int] = (0, 0),
     ) -> None:
         self.parent = parent
+        self.place = place
         self.shape = shape
         self.executions = executions
         self.statement: Statement = executions[0].statement
@@ -207,7 +211,7 @@ class Repetitions:
                 return None
             if self._checks(all_, group, tables):
                 return None
-            return Repetition("loop", executions, len(distinct), tables, before, parent)
+            return Repetition("loop", executions, len(distinct), tables, before, parent, _place(executions[0], varying))
         again = self._unchanged(all_, group, values, tables)
         if len(again) < self._repeat_min or _VOLATILE.search(text.statement.sql):
             return None
@@ -362,6 +366,19 @@ def _compared_to(first: Execution, rows: list[Values], varying: set[int]) -> lis
             place = re.search(rf"([\w.\"]+)\s*=\s*(?:any\s*)?\(?\s*\${slot.number}(?!\d)", first.statement.sql, re.I)
             found.append((place[1] if place else "", [value.strip("{}") for value in values]))
     return found
+
+
+def _place(first: Execution, varying: set[int] | None) -> tuple[int, int]:
+    """The one placeholder that varies, and the oid of its type; zeros where there is no such one."""
+    if varying is None or len(varying) != 1:
+        return 0, 0
+    (number,) = varying
+    slots = [slot for slot in first.text.slots if slot.number == number]
+    if len(slots) != 1:
+        return 0, 0
+    if slots[0].parameter:
+        return number, first.parameters[slots[0].parameter - 1].oid
+    return number, INT8 if slots[0].kind == "number" and slots[0].value.isdecimal() else 0
 
 
 def _paged(first: Execution, varying: set[int] | None) -> bool:

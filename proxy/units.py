@@ -1,15 +1,16 @@
 """Groups executions to units of work: the executions of one request, job, transaction or burst.
 
 Enters: executions in the order of their ends, and moments. Leaves: complete `Unit` records. No I/O, no clock.
-Out of scope: what a unit means for a rule; learning which applications use a connection a request.
+Out of scope: what a unit means for a rule.
 
 The signals, strongest first; a stronger one overrides:
 
 1. a request, job or correlation id in a fresh comment: the unit may span connections;
 2. a trace id in a fresh comment;
 3. a watched setting (`app.request_id`, PostgREST's `request.*`, an application_name that is an id);
-4. an explicit transaction;
-5. the idle gap of a connection; a changed route tag or a reset of the session ends the unit at once.
+4. a connection for each request, once an application is known to work so;
+5. an explicit transaction;
+6. the idle gap of a connection; a changed route tag or a reset of the session ends the unit at once.
 
 Statements without an id (BEGIN, COMMIT, the first ones) go with the id of their transaction or, in autocommit, with the
 neighbour on their connection when it is nearer than the gap. Two connections are joined by the same id only.
@@ -33,6 +34,7 @@ from pgtattle.analyzers.origin import (
     route_of_settings,
     source_of,
 )
+from pgtattle.analyzers.repetition import is_tool
 from pgtattle.proxy.events import Unit, UnitConfidence, UnitKind
 from pgtattle.proxy.execution import Execution
 
@@ -48,6 +50,10 @@ MAX_EXECUTIONS: Final = 10_000
 MAX_OPEN: Final = 2_000
 LOOKED_AT: Final = 10
 MAX_HELD: Final = 200_000
+MAX_SCOPES: Final = 1_000
+LEARNED: Final = 20
+"""Connections of an application from which it is known whether it opens one for each request."""
+MOST: Final = 0.8
 
 _in_order = attrgetter("started_ns", "id")
 
@@ -62,6 +68,7 @@ class _Open:
         "executions",
         "key",
         "kind",
+        "learned",
         "mark",
         "route",
         "scope",
@@ -82,6 +89,7 @@ class _Open:
         self.transaction = 0
         self.mark: Mark | None = None
         self.scope = ""
+        self.learned = False
         self.done = False
 
 
@@ -143,6 +151,7 @@ class Units:
         self._tracks: dict[int, _Track] = {}
         self._open: dict[_Open, None] = {}
         self._marked: dict[tuple[str, str, str], _Open] = {}
+        self._closed: dict[str, tuple[int, int]] = {}
 
     def add(self, execution: Execution) -> list[Unit]:
         """Take an execution; the units that its arrival completed."""
@@ -199,9 +208,20 @@ class Units:
         unit = track.unit if track else None
         if track is None or unit is None or unit.done or unit.mark is not None:
             return []
-        if unit.kind == "burst" and track.units == 1 and now_ns - unit.started_ns < MAX_SPAN_NS:
+        alone = unit.kind == "burst" and track.units == 1 and now_ns - unit.started_ns < MAX_SPAN_NS
+        if self._works_so(track.scope, alone) and alone:
+            unit.kind, unit.signal, unit.learned = "connection", "a connection for each request", True
+        elif alone:
             unit.kind, unit.signal = "connection", "a connection of its own"
         return [self._complete(unit)]
+
+    def _works_so(self, scope: str, alone: bool) -> bool:
+        """Learn from a connection that ended: True where the application opens one for each request."""
+        closed, short = self._closed.get(scope, (0, 0))
+        closed, short = closed + 1, short + alone
+        if scope in self._closed or len(self._closed) < MAX_SCOPES:
+            self._closed[scope] = (closed, short)
+        return closed > LEARNED and short >= MOST * closed and not is_tool(scope)
 
     def flush(self) -> list[Unit]:
         """All open units, oldest first: nothing more comes."""
@@ -328,7 +348,8 @@ class Units:
             self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
         unit.executions.sort(key=_in_order)
         tags = [execution.text.tags for execution in unit.executions[:LOOKED_AT] if execution.text.tags]
-        confidence: UnitConfidence = "strong" if unit.mark is not None else "weak" if unit.kind == "burst" else "medium"
+        strong = unit.mark is not None or unit.learned
+        confidence: UnitConfidence = "strong" if strong else "weak" if unit.kind == "burst" else "medium"
         return Unit(
             id=f"u{unit.executions[0].id}",
             kind=unit.kind,

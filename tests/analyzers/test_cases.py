@@ -138,7 +138,7 @@ class Replay:
 
     def step(self, step: Step, counters: dict[str, int]) -> None:
         if step.close:
-            record = self.record(step.close)
+            record = self.record(self.filled(step.close, counters))
             self.complete(self.units.closed(record.id, self.now))
             return
         repeated = [{**counters, step.count: n} for n in range(1, step.times + 1)] if step.times > 1 else [counters]
