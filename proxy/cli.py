@@ -294,7 +294,11 @@ def explain_rule(rule: str) -> None:
         return
     if rule not in RULES:
         raise UsageError(f"there is no rule {rule!r}{config.nearest(rule, RULES)}")
-    click.echo(files("pgtattle.analyzers.pages").joinpath(f"{rule}.md").read_text(encoding="utf-8"), nl=False)
+    here = files("pgtattle.analyzers")
+    # The pages are beside the analyzers in a wheel, and among the documents in a checkout.
+    folders = (here / "pages", here / ".." / "docs" / "rules")
+    page = next(folder / f"{rule}.md" for folder in folders if folder.is_dir())
+    click.echo(page.read_text(encoding="utf-8"), nl=False)
 
 
 @main.command()

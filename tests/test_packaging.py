@@ -75,6 +75,15 @@ def test_the_command_runs_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("Usage: pgtattle ")
     assert "serve" in ran.stdout
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", command, "explain-rule", "n-plus-one"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), sysconfig.get_path("purelib")))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.startswith("# n-plus-one\n"), ran.stderr
 
 
 def test_what_is_compiled_is_there_and_defines_no_struct() -> None:

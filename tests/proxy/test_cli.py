@@ -224,3 +224,23 @@ def test_a_report_on_a_terminal_of_another_encoding(database: Database, folder: 
     )
     assert done.returncode == 0, done.stderr
     assert "na?ve" in done.stdout
+
+
+def test_every_rule_has_its_page() -> None:
+    def explained(*rule: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*PGTATTLE, "explain-rule", *rule], capture_output=True, text=True, check=False)
+
+    every = explained()
+    assert every.returncode == 0
+    rules = [line.split()[0] for line in every.stdout.splitlines()]
+    assert "n-plus-one" in rules
+    for rule in rules:
+        page = explained(rule)
+        assert page.returncode == 0, page.stderr
+        assert page.stdout.startswith(f"# {rule}\n")
+        headings = [line for line in page.stdout.splitlines() if line.startswith("## ")]
+        assert len(headings) >= 4
+        assert any("silence it" in line for line in headings), rule
+    wrong = explained("n-plus")
+    assert wrong.returncode == 2
+    assert "did you mean 'n-plus-one'?" in wrong.stderr
