@@ -38,6 +38,7 @@ MAX_STATEMENTS: Final = 2_000
 MAX_VARYING: Final = 500
 MAX_SLOTS: Final = 8
 MAX_VALUES: Final = 64
+MAX_PLACES: Final = 10_000
 MAX_TEXTS: Final = 1_024
 MAX_EARLY: Final = 10
 MAX_EARLY_TEXT: Final = 2_000
@@ -124,6 +125,7 @@ class Unparameterized(Analyzer):
         self._connections: Bounded[int, _Connection] = Bounded(MAX_CONNECTIONS)
         self._classes: Bounded[ConnectionClass, _Class] = Bounded(MAX_CLASSES)
         self._pasted: Bounded[tuple[ConnectionClass, str], _Pasted] = Bounded(MAX_STATEMENTS)
+        self._places: Bounded[str, frozenset[int]] = Bounded(MAX_PLACES)
 
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count an execution; a finding when a threshold is crossed, then at each doubling."""
@@ -180,7 +182,11 @@ class Unparameterized(Analyzer):
         key = (connection.key, statement.fingerprint)
         pasted = self._pasted.get(key)
         if pasted is None:
-            pasted = _Pasted(self._places(execution.text))
+            places = self._places.get(statement.fingerprint)
+            if places is None:
+                places = self._find_places(execution.text)
+                self._places.put(statement.fingerprint, places)
+            pasted = _Pasted(places)
             self._pasted.put(key, pasted)
         slots = [slot for slot in literals if slot.number in pasted.places and _is_value(slot)]
         if not slots:
@@ -210,7 +216,7 @@ class Unparameterized(Analyzer):
             self._classes.put(key, found)
         return found
 
-    def _places(self, text: Text) -> frozenset[int]:
+    def _find_places(self, text: Text) -> frozenset[int]:
         """The placeholders of a statement where a pasted value counts."""
         if all(map(is_catalogue, self._facts.of(text).tables)):
             return frozenset()

@@ -132,7 +132,8 @@ class Repetitions:
         return self._found
 
     def _find(self, unit: Unit) -> list[Repetition]:
-        least = min(self._proven_min, self._repeat_min)
+        proven_min = self._loop_min if unit.confidence == "weak" else self._proven_min
+        least = min(proven_min, self._repeat_min)
         executions = unit.executions
         if len(executions) < least:
             return []
@@ -169,7 +170,6 @@ class Repetitions:
             for execution in executions
             if execution.sqlstate and execution.transaction and is_retryable(execution.sqlstate)
         }
-        proven_min = self._loop_min if unit.confidence == "weak" else self._proven_min
         found = [self._judge(executions, group, members, retried, proven_min) for group in repeated]
         return [repetition for repetition in found if repetition is not None]
 
