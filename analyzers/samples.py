@@ -6,6 +6,7 @@ oldest go first. What is kept is hashes (`wire.rows`), so no value can be read b
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from pgtattle.proxy.wire.rows import Sample
@@ -19,15 +20,15 @@ class Samples:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._samples: dict[int, Sample] = {}
+        self._samples: OrderedDict[int, Sample] = OrderedDict()
 
     def keep(self, execution: int, sample: Sample) -> None:
         """Remember the sample of an execution, by its id."""
         self._samples[execution] = sample
         self._bytes += sample.bytes
         while self._bytes > self._max_bytes:
-            oldest = next(iter(self._samples))
-            self._bytes -= self._samples.pop(oldest).bytes
+            _, oldest = self._samples.popitem(last=False)
+            self._bytes -= oldest.bytes
 
     def of(self, execution: int) -> Sample | None:
         """The sample of an execution; None where it gave less than two rows, or is no longer remembered."""

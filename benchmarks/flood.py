@@ -9,6 +9,7 @@ resident memory as it goes, then what each hostile text costs. Exit code 1 where
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import struct
@@ -20,6 +21,7 @@ from typing import Final
 from benchmarks.pipeline import make_pipeline
 from benchmarks.targets import resident_kib
 from pgtattle.proxy.pipeline import Pipeline
+from pgtattle.proxy.profiler import GC_THRESHOLD
 from pgtattle.proxy.wire import batch
 
 CONNECTIONS: Final = 16
@@ -134,6 +136,9 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=10_000_000)
     parser.add_argument("--texts", type=int, default=300_000, help="0: each is new, normal form and all")
     options = parser.parse_args()
+    # As in the profiler's process.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     flat = flood(options.executions, options.texts)
     hostile()
     sys.exit(not flat)
