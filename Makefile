@@ -78,7 +78,7 @@ clean: ## remove .venv and caches
 # The wheel as users install it; an editable installation is never compiled by mypyc.
 COMPILED = PYTHONPATH=$(CURDIR)/.venv/compiled
 
-.venv/compiled/.built: $(wildcard proxy/*.py proxy/*/*.py analyzers/*.py analyzers/*/*.py) | .venv/.dev
+.venv/compiled/.built: $(PROJECT) $(wildcard docs/rules/*.md proxy/*.py proxy/*/*.py analyzers/*.py analyzers/*/*.py) | .venv/.dev
 	@echo "compiling into .venv/compiled (takes a minute)"
 	@rm -rf build .venv/compiled
 	@$(PIP) install --quiet --no-deps --no-build-isolation --target .venv/compiled .

@@ -48,7 +48,7 @@ class ChattyUnit(Analyzer):
         return (self._finding(unit, [one.text.statement.sql for one in asked], queries, total_ns),)
 
     def _finding(self, unit: Unit, sqls: list[str], queries: int, total_ns: int) -> Finding:
-        over = max(queries / self._queries, total_ns / self._budget_ns if self._budget_ns else 0.0)
+        over = max(queries / max(1, self._queries), total_ns / max(1, self._budget_ns))
         severity: Severity = "medium" if over >= FAR else "low"
         record = unit.executions[0].connection
         where = unit.route or record.application or record.user

@@ -205,11 +205,17 @@ class Units:
     def closed(self, connection_id: int, now_ns: int) -> list[Unit]:
         """A connection ended at `now_ns`: so did its unit, unless that has a name and may go on elsewhere."""
         track = self._tracks.pop(connection_id, None)
-        unit = track.unit if track else None
-        if track is None or unit is None or unit.done or unit.mark is not None:
+        if track is None:
             return []
-        alone = unit.kind == "burst" and track.units == 1 and now_ns - unit.started_ns < MAX_SPAN_NS
-        if self._works_so(track.scope, alone) and alone:
+        unit = track.unit
+        lives = unit is not None and not unit.done and unit.mark is None
+        alone = lives and unit is not None and unit.kind == "burst" and track.units == 1
+        alone = alone and unit is not None and now_ns - unit.started_ns < MAX_SPAN_NS
+        # Every connection counts: those that rest before they end are what a pool is made of.
+        works_so = self._works_so(track.scope, alone)
+        if unit is None or not lives:
+            return []
+        if alone and works_so:
             unit.kind, unit.signal, unit.learned = "connection", "a connection for each request", True
         elif alone:
             unit.kind, unit.signal = "connection", "a connection of its own"

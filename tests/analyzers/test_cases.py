@@ -137,6 +137,10 @@ class Replay:
         return self.findings
 
     def step(self, step: Step, counters: dict[str, int]) -> None:
+        if step.close and step.times > 1:
+            for n in range(1, step.times + 1):
+                self.step(msgspec.structs.replace(step, times=1), {**counters, step.count: n})
+            return
         if step.close:
             record = self.record(self.filled(step.close, counters))
             self.complete(self.units.closed(record.id, self.now))
