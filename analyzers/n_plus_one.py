@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.origin import source_of, word_of_framework
 from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.sql.rewrite import for_all
 from pgtattle.proxy.events import Unit
@@ -122,13 +122,8 @@ def _finding(unit: Unit, loop: Repetition, tables: Callable[[Execution], tuple[s
 
 def _advice(unit: Unit, loop: Repetition, parent: str) -> str:
     count = len(loop.executions)
-    how = "in one query: a join, or = ANY($1) with a list"
-    tagged = (execution.text.tags for execution in unit.executions if execution.text.tags)
-    names = " ".join({f"{tags.get('framework', '')} {tags.get('db_driver', '')}".lower() for tags in tagged})
-    for name, eager in _EAGER:
-        if name in names:
-            how = f"at once with {eager}"
-            break
+    eager = word_of_framework(unit, _EAGER)
+    how = f"at once with {eager}" if eager else "in one query: a join, or = ANY($1) with a list"
     words = [f"Load all {loop.distinct} values {how}"]
     found = loop.parent
     if found is not None and found.proven:

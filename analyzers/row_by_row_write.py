@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.origin import source_of, word_of_framework
 from pgtattle.analyzers.repetition import MOST, batched, is_catalogue, is_retryable, is_tool
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.proxy.events import Unit
@@ -169,9 +169,8 @@ def _finding(
 
 
 def _advice(unit: Unit, command: str, count: int, alone: bool, checked: bool) -> str:
-    tagged = (execution.text.tags for execution in unit.executions if execution.text.tags)
-    names = " ".join({f"{tags.get('framework', '')} {tags.get('db_driver', '')}".lower() for tags in tagged})
-    how = next((f"use {bulk}" for name, bulk in _BULK if name in names), _HOW[command])
+    bulk = word_of_framework(unit, _BULK)
+    how = f"use {bulk}" if bulk else _HOW[command]
     words = [f"{count} round trips write what one can: {how}"]
     if checked:
         words.append(

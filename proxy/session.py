@@ -24,7 +24,7 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
 from pgtattle.proxy.wire.frames import MAX_PENDING
-from pgtattle.proxy.wire.rows import MAX_ROWS, Sample, sample
+from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, sample
 from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_STATEMENTS: Final = 10_000
@@ -219,7 +219,7 @@ class Session:
         elif kind == _ROW:
             self._row(frames[start:end], size, at_ns)
         elif kind == _ROWS:
-            self._described(frames[start:end], size)
+            self._described(frames[start : min(end, start + MAX_DESCRIPTION)], size)
         elif kind == _NO_DATA:
             self._described(b"", size)
         elif kind == _BOUND:
@@ -302,19 +302,19 @@ class Session:
 
     def _counted(self, frames: bytes, start: i64, at_ns: int) -> None:
         kind, count, size = COUNTED_BODY.unpack_from(frames, start)
+        self._came(count if kind == _ROW else 0, size, at_ns)
+
+    def _came(self, rows: int, size: int, at_ns: int) -> Running:
+        """Rows, or bytes of a copy, of the execution that the server is at."""
         running = self._current()
         running.received += size
-        if kind == _ROW:
-            running.rows += count
-            if not running.first_row_ns:
-                running.first_row_ns = at_ns
+        running.rows += rows
+        if rows and not running.first_row_ns:
+            running.first_row_ns = at_ns
+        return running
 
     def _row(self, row: bytes, size: int, at_ns: int) -> None:
-        running = self._current()
-        running.received += size
-        running.rows += 1
-        if not running.first_row_ns:
-            running.first_row_ns = at_ns
+        running = self._came(1, size, at_ns)
         if running.sampled is None:
             running.sampled = [row]
         elif len(running.sampled) < MAX_ROWS:

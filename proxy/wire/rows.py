@@ -16,6 +16,8 @@ from pgtattle.proxy.wire.values import parameter
 
 MAX_ROWS: Final = 1_000
 MAX_COLUMNS: Final = 32
+MAX_DESCRIPTION: Final = 4_096
+"""Bytes of a RowDescription that are kept: more than its first columns take."""
 MAX_LENGTH: Final = 64
 """Longer values feed no loop."""
 
@@ -69,11 +71,13 @@ def hashed(value: str) -> int:
 
 @lru_cache(1024)
 def fields(description: bytes) -> tuple[Field, ...]:
-    """RowDescription: its columns. Raises ValueError or struct.error for bytes that are none."""
+    """RowDescription: its first columns, as far as they are there; it may be cut."""
     found: list[Field] = []
     position = 2
-    for _ in range(_u2(description, 0)[0]):
-        end = description.index(0, position)
+    while position < len(description) and len(found) < MAX_COLUMNS:
+        end = description.find(0, position)
+        if end < 0 or end + 1 + _FIELD.size > len(description):
+            break
         table, attribute, type_, _, _, form = _FIELD.unpack_from(description, end + 1)
         name = description[position:end].decode("utf-8", "replace")
         found.append(Field(name, table, attribute, type_, form == 1))
@@ -85,7 +89,7 @@ def sample(
     description: bytes, formats: tuple[int, ...], rows: list[bytes], complete: bool, encoding: str
 ) -> Sample | None:
     """The sample of `rows`, whose result formats a Bind may have set; None where nothing of them can feed a loop."""
-    described = fields(description)[:MAX_COLUMNS]
+    described = fields(description)
     binary = [
         field.binary if not formats else formats[number if len(formats) > 1 else 0] == 1
         for number, field in enumerate(described)

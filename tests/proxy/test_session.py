@@ -615,6 +615,15 @@ def test_rows_that_were_counted_leave_an_incomplete_sample() -> None:
     assert (talk.samples[1].rows, talk.samples[1].complete, talk.only.rows) == (2, False, 7)
 
 
+def test_a_description_of_very_many_columns_is_cut_and_hurts_nobody() -> None:
+    many = described(*((f"column_{number}_{'x' * 40}", INT4) for number in range(1_600)))
+    kept_ = frame(PREFIX, PREFIX_HEAD.pack(ord("T"), len(many) - 1) + many[5 : 5 + 65_536])
+    one = row(*[b"7"] * 1_600)
+    talk = Talk().client(query("SELECT *")).server(kept_, one, one, complete("SELECT 2"), ready())
+    assert len(kept(talk)) == 32
+    assert talk.only.rows == 2
+
+
 def test_a_row_that_cannot_be_is_a_violation() -> None:
     for bad in (b"\0\1\0\0", struct.pack("!Hi", 1, 60) + b"short"):
         talk = Talk().client(query("SELECT 1"))
