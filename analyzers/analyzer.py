@@ -60,7 +60,55 @@ class IndexAnswer(Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-Outcome = Finding | IndexQuestion
+class RewriteQuestion(Struct, frozen=True, kw_only=True):
+    """Does the server take `rewritten`, and what would it cost beside `sql`?
+
+    `parameters` go with `sql` and `values` with `rewritten`: those of one real loop.
+    """
+
+    database: str
+    sql: str
+    parameters: tuple[Parameter, ...]
+    rewritten: str
+    values: tuple[Parameter, ...]
+
+
+class RewriteAnswer(Struct, frozen=True, kw_only=True):
+    """EXPLAIN's JSON of both; `refused`: the server does not take it. `error` says why nobody could be asked."""
+
+    question: RewriteQuestion
+    before: bytes = b""
+    after: bytes = b""
+    refused: bool = False
+    error: str = ""
+
+
+class KeysQuestion(Struct, frozen=True, kw_only=True):
+    """Which columns of a database refer to which?"""
+
+    database: str
+
+
+class ForeignKey(Struct, frozen=True, kw_only=True):
+    """A column that refers to another; each as (oid of the table, number of the column) and by names."""
+
+    column: tuple[int, int]
+    column_name: tuple[str, str]
+    referred: tuple[int, int]
+    referred_name: tuple[str, str]
+
+
+class KeysAnswer(Struct, frozen=True, kw_only=True):
+    """The foreign keys of a database, column by column. `error` says why they are not known."""
+
+    question: KeysQuestion
+    keys: tuple[ForeignKey, ...] = ()
+    error: str = ""
+
+
+Question = IndexQuestion | RewriteQuestion | KeysQuestion
+Answer = IndexAnswer | RewriteAnswer | KeysAnswer
+Outcome = Finding | Question
 
 
 class Analyzer:
@@ -76,6 +124,6 @@ class Analyzer:
         """See a complete unit of work."""
         return ()
 
-    def answer(self, answer: IndexAnswer) -> Iterable[Outcome]:
-        """See the answer to an earlier question of this analyzer."""
+    def answer(self, answer: Answer) -> Iterable[Outcome]:
+        """See the answer to an earlier question, of this analyzer or of another."""
         return ()

@@ -13,7 +13,15 @@ from typing import ClassVar, Final
 
 from msgspec.structs import replace
 
-from pgtattle.analyzers.analyzer import Analyzer, IndexAnswer, IndexCandidate, IndexQuestion, Outcome, TableFacts
+from pgtattle.analyzers.analyzer import (
+    Analyzer,
+    Answer,
+    IndexAnswer,
+    IndexCandidate,
+    IndexQuestion,
+    Outcome,
+    TableFacts,
+)
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.sql.facts import ColumnUse, Facts, FactsCache
@@ -92,8 +100,10 @@ class MissingIndex(Analyzer):
             ),
         )
 
-    def answer(self, answer: IndexAnswer) -> Iterable[Outcome]:
+    def answer(self, answer: Answer) -> Iterable[Outcome]:
         """A finding, where the plan shows one."""
+        if not isinstance(answer, IndexAnswer):
+            return ()
         seen = self._seen.get((answer.question.database, answer.question.statement.fingerprint))
         if seen is None or answer.error or not answer.before:
             return ()

@@ -1,28 +1,46 @@
 """`n-plus-one`: one query of a unit of work drove many others, each with another value.
 
-Enters: complete units. Leaves: a finding per loop and unit; its subject is the repeated query. Without a request's own
-id, and without the proof that an earlier result held the values (`parents`), a loop alone accuses nobody and stays
-`info`. Out of scope: writes in a loop.
+Enters: complete units, and the server's word on rewrites. Leaves: a finding per body of loops and unit; its subject is
+the query of the first loop. Without a request's own id, and without the proof that a result held the values
+(`parents`, `walks`), a loop alone accuses nobody and stays `info`. Out of scope: writes in a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import ClassVar, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, Final, NamedTuple
 
-from pgtattle.analyzers.analyzer import Analyzer
+from msgspec.structs import replace
+
+from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome, RewriteAnswer
+from pgtattle.analyzers.bodies import Body, bodies
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.origin import source_of, word_of_framework
+from pgtattle.analyzers.frameworks import word_of_framework
+from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import Repetition, Repetitions
+from pgtattle.analyzers.rewrites import Key, Rewrites, array_of
+from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
+from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.schema import Confidence, LoopEvidence, Severity, Suggestion, UnitRef
+from pgtattle.proxy.schema import (
+    SEVERITIES,
+    Confidence,
+    LoopEvidence,
+    LoopPart,
+    Severity,
+    Suggestion,
+    SuggestionStatus,
+    UnitRef,
+)
 
 MANY: Final = 10
 LONG_NS: Final = 50_000_000
+MAX_WAITING: Final = 500
+"""Findings whose rewrites the server is asked about."""
 
-# By the `framework` or `db_driver` tag: what the batch is called there.
+# By the name of a framework or driver: what the batch is called there.
 _EAGER: Final = (
     ("django", "select_related() or prefetch_related()"),
     ("sqlalchemy", "selectinload() or joinedload()"),
@@ -37,7 +55,11 @@ _EAGER: Final = (
     ("typeorm", "relations or leftJoinAndSelect()"),
     ("entityframework", "Include()"),
     ("gorm", "Preload()"),
+    ("peewee", "a join in the select, or prefetch()"),
+    ("tortoise", "prefetch_related() or select_related()"),
 )
+
+Tables = Callable[[Execution], tuple[str, ...]]
 
 
 class NPlusOne(Analyzer):
@@ -47,89 +69,207 @@ class NPlusOne(Analyzer):
 
     def __init__(self, repetitions: Repetitions) -> None:
         self._repetitions = repetitions
+        self._scaling = Scaling()
+        self._rewrites = Rewrites()
+        # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
+        self._waiting: Bounded[Key, dict[str, tuple[Finding, tuple[str, ...]]]] = Bounded(MAX_WAITING)
 
-    def unit(self, unit: Unit) -> Iterable[Finding]:
-        """The loops of a complete unit."""
-        return [
-            _finding(unit, loop, self._repetitions.tables)
-            for loop in self._repetitions.of(unit)
-            if loop.shape == "loop" and _heard(unit, loop)
-        ]
+    def unit(self, unit: Unit) -> Iterable[Outcome]:
+        """The loops of a complete unit, and questions about what would replace them."""
+        loops = [loop for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)]
+        return self._found(unit, loops) if loops else ()
+
+    def answer(self, answer: Answer) -> Iterable[Outcome]:
+        """The findings whose rewrite the server took, said again with it; they count no new executions."""
+        if not isinstance(answer, RewriteAnswer):
+            return ()
+        key = self._rewrites.answer(answer)
+        again: list[Outcome] = []
+        for finding, rewrites in (self._waiting.pop(key) or {}).values():
+            suggestion = self._suggestion(finding.suggestion.text, key[0], rewrites)
+            if suggestion.sql:
+                assert isinstance(finding.evidence, LoopEvidence)
+                evidence = replace(finding.evidence, units=0)
+                again.append(replace(finding, count=0, total_ns=0, evidence=evidence, suggestion=suggestion))
+        return again
+
+    def _found(self, unit: Unit, loops: list[Repetition]) -> Iterator[Outcome]:
+        tables = self._repetitions.tables
+        for body in bodies(loops):
+            database = body.loops[0].executions[0].connection.database
+            rewrites: list[str] = []
+            for loop in body.loops:
+                sql = for_all(loop.statement.sql, *loop.place)
+                if sql:
+                    rewrites.append(sql)
+                    question = self._rewrites.ask(loop.executions, sql, array_of(loop.executions, loop.place[0]))
+                    if question is not None:
+                        yield question
+            about = _about(unit, body, self._scale(unit, body.loops[0]), tables)
+            finding = _finding(unit, body, about, tables)
+            for sql in rewrites:
+                if self._rewrites.pending(database, sql):
+                    waiting = self._waiting.get((database, sql)) or {}
+                    waiting[finding.id] = (finding, tuple(rewrites))
+                    self._waiting.put((database, sql), waiting)
+            yield replace(finding, suggestion=self._suggestion(finding.suggestion.text, database, tuple(rewrites)))
+
+    def _scale(self, unit: Unit, loop: Repetition) -> Scale:
+        """How the turns of a loop follow the rows of what drove it, in all units so far."""
+        found, before = loop.parent, loop.read_before
+        if found is not None:
+            driver, rows = found.execution.statement.fingerprint, found.execution.rows
+        elif before is not None:
+            driver, rows = before.statement.fingerprint, before.rows
+        else:
+            return ""
+        return self._scaling.add(unit.route or driver, loop.statement.fingerprint, rows, loop.distinct)
+
+    def _suggestion(self, text: str, database: str, rewrites: tuple[str, ...]) -> Suggestion:
+        """The advice with what may be shown of the rewrites; as sure as the least sure of them."""
+        shown = [one for one in (self._rewrites.of(database, sql) for sql in rewrites) if one.sql]
+        if not shown:
+            return Suggestion(text=text)
+        status: SuggestionStatus = next(
+            (status for status in ("unverified", "partly") if any(one.status == status for one in shown)), "verified"
+        )
+        words = " ".join(dict.fromkeys((text, *(one.words for one in shown if one.words))))
+        return Suggestion(text=words, sql=";\n".join(one.sql for one in shown), status=status)
+
+
+class _About(NamedTuple):
+    """What a body's first loop is about: who drove it, and how sure that is."""
+
+    severity: Severity
+    confidence: Confidence
+    parent: str
+    parent_sql: str
+    proof: tuple[str, ...]
 
 
 def _heard(unit: Unit, loop: Repetition) -> bool:
     """A connection may serve one request after another: without a mark, something must have given the values."""
-    if loop.proven or unit.confidence == "strong" or unit.kind == "transaction":
+    if loop.proven or unit.confidence == "strong" or unit.kind == "transaction" or loop.in_transaction:
         return True
     before = loop.read_before
     enough = unit.kind == "connection" or len(loop.executions) >= MANY
     return enough and before is not None and before.rows >= loop.distinct
 
 
-def _finding(unit: Unit, loop: Repetition, tables: Callable[[Execution], tuple[str, ...]]) -> Finding:
-    count = len(loop.executions)
-    before = loop.read_before
-    likely = before if before is not None and before.rows in (count, loop.distinct) else None
+def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
+    loop = body.loops[0]
+    count = max(len(one.executions) for one in body.loops)
+    before, found = loop.read_before, loop.parent
+    likely = before if before is not None and before.rows in (len(loop.executions), loop.distinct) else None
     parent, parent_sql = (likely.table, likely.statement.sql) if likely is not None else ("", "")
-    found = loop.parent
-    if found is not None:
+    proof: tuple[str, ...] = ()
+    if loop.walk:
+        parent, parent_sql, proof = loop.table, loop.statement.sql, ("walk",)
+    elif found is not None:
         parent, parent_sql = ", ".join(tables(found.execution)[:3]), found.execution.text.statement.sql
+        proof = (*found.evidence, "scaling") if scale == "follows" else found.evidence
     severity: Severity = "info"
     confidence: Confidence = "candidate"
     if unit.confidence == "strong":
         severity, confidence = ("high" if count >= MANY else "medium"), "likely"
-    if found is not None and found.proven:
+    if proof:
         confidence = "proven"
-        long = loop.total_ns + loop.gap_ns >= LONG_NS
-        if unit.confidence == "weak":
+        if unit.confidence == "weak" and not loop.in_transaction:
             # The rows gave the values; that one request asked for both is not known.
-            severity = "medium" if len(found.evidence) > 1 else "low"
+            severity = "medium" if len(proof) > 1 else "low"
         else:
-            severity = "high" if count >= MANY and (long or severity == "high") else "medium"
-    first = loop.executions[0]
+            severity = "high" if count >= MANY and (body.span_ns >= LONG_NS or severity == "high") else "medium"
+    elif scale == "follows":
+        severity = SEVERITIES[SEVERITIES.index(severity) + 1]
+        confidence = "likely"
+    if scale == "bounded":
+        # However many rows there are, it is the same few turns: one query would save little, and may not be wanted.
+        severity, confidence = "info", "candidate"
+    return _About(severity, confidence, parent, parent_sql, proof)
+
+
+def _finding(unit: Unit, body: Body, about: _About, tables: Tables) -> Finding:
+    loop = body.loops[0]
+    found = None if loop.walk else loop.parent
     place = "burst of one connection" if unit.kind == "burst" else unit.kind
     route = f" (route {unit.route})" if unit.route else ""
+    counts = " + ".join(f"{len(one.executions)}" for one in body.loops)
+    queries = "one query" if len(body.loops) == 1 else f"{len(body.loops)} queries"
+    names = ", ".join(dict.fromkeys(one.table for one in body.loops))
+    longest_ns = max(execution.duration_ns for execution in loop.executions)
     return Finding(
         rule="n-plus-one",
         subject=loop.statement.fingerprint,
         route=unit.route,
-        severity=severity,
-        confidence=confidence,
-        title=f"{count} executions of one query on {loop.table} in one {place}{route}",
-        fingerprints=(loop.statement.fingerprint,),
+        severity=about.severity,
+        confidence=about.confidence,
+        title=f"{counts} executions of {queries} on {names} in one {place}{route}",
+        fingerprints=tuple(one.statement.fingerprint for one in body.loops),
         sql=loop.statement.sql,
-        count=count,
-        total_ns=loop.total_ns,
-        unit=UnitRef(kind=unit.kind, key=unit.key, route=unit.route, source=source_of(first.text.tags) or unit.source),
+        count=body.executions,
+        total_ns=body.total_ns,
+        unit=UnitRef(
+            kind=unit.kind,
+            key=unit.key,
+            route=unit.route,
+            source=source_of(loop.executions[0].text.tags) or unit.source,
+        ),
         evidence=LoopEvidence(
-            executions=count,
+            executions=len(loop.executions),
             distinct=loop.distinct,
             units=1,
             database_ms=loop.total_ns / 1e6,
             gap_ms=loop.gap_ns / 1e6,
             signal=unit.signal,
-            parent=parent,
-            parent_sql=parent_sql,
-            parent_column=found.column if found is not None else "",
+            parent=about.parent,
+            parent_sql=about.parent_sql,
+            parent_column=loop.walk or (found.column if found is not None else ""),
             column=found.child if found is not None else "",
-            proof=list(found.evidence) if found is not None else [],
+            proof=list(about.proof),
             coverage=round(found.coverage, 3) if found is not None else 0.0,
+            saving_ms=round(max(0, loop.total_ns + loop.gap_ns - longest_ns) / 1e6, 3),
+            loops=[_part(one, tables) for one in body.loops] if len(body.loops) > 1 else [],
         ),
-        suggestion=Suggestion(text=_advice(unit, loop, parent), sql=for_all(loop.statement.sql, *loop.place)),
+        suggestion=Suggestion(text=_advice(body, about)),
         at_ns=unit.ended_ns,
     )
 
 
-def _advice(unit: Unit, loop: Repetition, parent: str) -> str:
+def _part(loop: Repetition, tables: Tables) -> LoopPart:
+    found = loop.parent if not loop.walk and loop.parent is not None and loop.parent.proven else None
+    return LoopPart(
+        fingerprint=loop.statement.fingerprint,
+        sql=loop.statement.sql,
+        table=loop.table,
+        executions=len(loop.executions),
+        distinct=loop.distinct,
+        database_ms=loop.total_ns / 1e6,
+        parent=loop.table if loop.walk else ", ".join(tables(found.execution)[:3]) if found is not None else "",
+        parent_column=loop.walk or (found.column if found is not None else ""),
+        column=found.child if found is not None else "",
+        proof=["walk"] if loop.walk else list(found.evidence) if found is not None else [],
+    )
+
+
+def _advice(body: Body, about: _About) -> str:
+    loop = body.loops[0]
     count = len(loop.executions)
-    eager = word_of_framework(unit, _EAGER)
-    how = f"at once with {eager}" if eager else "in one query: a join, or = ANY($1) with a list"
-    words = [f"Load all {loop.distinct} values {how}"]
-    found = loop.parent
-    if found is not None and found.proven:
-        words.append(f"its values are {found.column} of the query on {parent} before")
-    elif parent:
-        words.append(f"the values are likely those of the query on {parent} before")
-    if loop.distinct < count:
-        words.append(f"{count - loop.distinct} of the {count} executions repeat an earlier value")
+    eager = word_of_framework(loop.executions, _EAGER)
+    if loop.walk:
+        words = [
+            f"Each turn asks for what an earlier one answered in {loop.walk}: WITH RECURSIVE reads the whole of it in "
+            "one query"
+        ]
+    else:
+        how = f"at once with {eager}" if eager else "in one query: a join, or = ANY($1) with a list"
+        words = [f"Load all {loop.distinct} values {how}"]
+        if about.proof and loop.parent is not None:
+            words.append(f"its values are {loop.parent.column} of the query on {about.parent} before")
+        elif about.parent:
+            words.append(f"the values are likely those of the query on {about.parent} before")
+        if loop.distinct < count:
+            words.append(f"{count - loop.distinct} of the {count} executions repeat an earlier value")
+    if len(body.loops) > 1:
+        others = ", ".join(dict.fromkeys(one.table for one in body.loops[1:]))
+        words.append(f"the same for {others}, which the same code asks for one by one")
     return "; ".join(words) + "."

@@ -8,11 +8,10 @@ trace, and words for people. Out of scope: the parsing of comments, and which ex
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.sql.comments import REQUEST_KEYS, TRACE_KEY, trace_id
-from pgtattle.proxy.events import Unit
 
 MAX_WORDS: Final = 200
 
@@ -110,10 +109,3 @@ def _trace(value: str) -> str:
     """The trace id of a traceparent, or a bare id; empty where it is none or all zeros."""
     trace = trace_id(value) if value.count("-") == 3 else value.lower()[:MAX_WORDS]
     return "" if trace in _NO_ID or not trace.strip("0-") else trace
-
-
-def word_of_framework(unit: Unit, words: Sequence[tuple[str, str]]) -> str:
-    """What something is called in the framework that the tags of a unit name; empty where they name none of these."""
-    tagged = (execution.text.tags for execution in unit.executions if execution.text.tags)
-    names = " ".join({f"{tags.get('framework', '')} {tags.get('db_driver', '')}".lower() for tags in tagged})
-    return next((word for name, word in words if name in names), "")

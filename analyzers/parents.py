@@ -4,8 +4,9 @@ Enters: the executions of a loop, those before it, and the hashed samples of the
 column, with the evidence. Nothing here knows a value of a result; the values of the loop are hashed to be compared.
 
 That all values of a loop stand in a column says little alone: small numbers stand in almost any column of ids. It is
-proof together with one of these: the names link the two columns (`books.author_id` and `authors.id`); the values come
-in the order of the rows and that order is no sorted one; or the values are sparse (UUIDs, or numbers far apart).
+proof together with one of these: a foreign key links the two columns, or their names do (`books.author_id` and
+`authors.id`); the values come in the order of the rows and that order is no sorted one; or the values are sparse
+(UUIDs, or numbers far apart).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.samples import Samples
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.wire.rows import Column, Sample, hashed
@@ -39,7 +41,7 @@ _COMMON: Final = _KEYS | frozenset(("name", "code", "type", "status", "kind", "s
 class Parent(NamedTuple):
     """A query that gave a loop its values: its column, the loop's own column, and by which evidence.
 
-    `evidence` is of `names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
+    `evidence` is of `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
     values that the loop asked for; 1.0 is a query for every row.
     """
 
@@ -66,8 +68,9 @@ class Loop(NamedTuple):
 class Parents:
     """Finds the parents of loops."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, keys: Keys) -> None:
         self._samples = samples
+        self._keys = keys
 
     def of(
         self, loop: Loop, before: Sequence[Execution], tables: Callable[[Execution], tuple[str, ...]]
@@ -80,7 +83,8 @@ class Parents:
         likely: Parent | None = None
         for results in self._results(before, first):
             execution = results[0][0]
-            found = _best(loop, execution, _together([sample for _, sample in results]), tables(execution))
+            columns = _together([sample for _, sample in results])
+            found = self._best(loop, execution, columns, tables(execution))
             if found is not None and found.proven:
                 return found
             likely = likely or found
@@ -102,6 +106,35 @@ class Parents:
                 found[fingerprint] = [(execution, sample)]
         return [results[::-1] for results in found.values()]
 
+    def _best(
+        self, loop: Loop, execution: Execution, columns: Sequence[Column], tables: tuple[str, ...]
+    ) -> Parent | None:
+        best: Parent | None = None
+        rank: tuple[int, bool, int] = (-1, False, 0)
+        database = execution.connection.database
+        for child, values in loop.slots:
+            asked = [hashed(value) for value in values]
+            distinct = set(asked)
+            if len(distinct) < LEAST:
+                continue
+            for column in columns:
+                held = set(column.hashes)
+                held.discard(0)
+                if len(held) < 2 or len(distinct & held) < CONTAINED * len(distinct):
+                    continue
+                field = column.field
+                links = []
+                if child and self._keys.linked(database, (field.table, field.attribute), child, loop.tables):
+                    links.append("key")
+                if linked(field.name, tables, child, loop.tables):
+                    links.append("names")
+                evidence = (*links, *_evidence(column, asked, values, len(held)))
+                # Of several columns the one that more speaks for, then the one with fewer other values.
+                this = (len(evidence), bool(links), -len(held))
+                if best is None or this > rank:
+                    best, rank = Parent(execution, field.name, child, evidence, len(distinct & held) / len(held)), this
+        return best
+
 
 def _together(samples: Sequence[Sample]) -> Sequence[Column]:
     """The columns of results of one statement, one result after another."""
@@ -115,36 +148,11 @@ def _together(samples: Sequence[Sample]) -> Sequence[Column]:
     return columns
 
 
-def _best(loop: Loop, execution: Execution, columns: Sequence[Column], tables: tuple[str, ...]) -> Parent | None:
-    best: Parent | None = None
-    rank: tuple[int, bool, int] = (-1, False, 0)
-    for child, values in loop.slots:
-        asked = [hashed(value) for value in values]
-        distinct = set(asked)
-        if len(distinct) < LEAST:
-            continue
-        for column in columns:
-            held = set(column.hashes)
-            held.discard(0)
-            if len(held) < 2 or len(distinct & held) < CONTAINED * len(distinct):
-                continue
-            named = linked(column.field.name, tables, child, loop.tables)
-            evidence = _evidence(column, asked, values, named, len(held))
-            # Of several columns the one that more speaks for, then the one with fewer other values.
-            this = (len(evidence), "names" in evidence, -len(held))
-            if best is None or this > rank:
-                coverage = len(distinct & held) / len(held)
-                best, rank = Parent(execution, column.field.name, child, evidence, coverage), this
-    return best
-
-
-def _evidence(column: Column, asked: list[int], values: list[str], named: bool, held: int) -> tuple[str, ...]:
+def _evidence(column: Column, asked: list[int], values: list[str], held: int) -> tuple[str, ...]:
     found: list[str] = []
-    if named:
-        found.append("names")
     if len(set(asked)) >= IN_ORDER and not _sorted(values) and _follows(asked, column):
         found.append("order")
-    if _sparse(values, held):
+    if is_sparse(values, held):
         found.append("sparse")
     return tuple(found)
 
@@ -172,7 +180,7 @@ def _one_way(steps: list[int]) -> bool:
     return all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
 
 
-def _sparse(values: list[str], held: int) -> bool:
+def is_sparse(values: Sequence[str], held: int) -> bool:
     """True for values that no other column of `held` different ones holds by chance."""
     if all(map(_is_number, values)):
         numbers = {int(value) for value in values}

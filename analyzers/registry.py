@@ -6,8 +6,10 @@ from typing import Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.cache_churn import CacheChurn
+from pgtattle.analyzers.cacheable import Cacheable
 from pgtattle.analyzers.chatty_unit import ChattyUnit
 from pgtattle.analyzers.injection import Injection
+from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.missing_index import MissingIndex
 from pgtattle.analyzers.n_plus_one import NPlusOne
 from pgtattle.analyzers.parameters import Unparameterized
@@ -21,7 +23,7 @@ from pgtattle.proxy.settings import RuleSettings
 
 RULES: Final = {
     "n-plus-one": "one query of a unit of work drove many others, each with another value",
-    "repeated-read": "the same query with the same values, again and again in one unit of work",
+    "repeated-read": "the same query with the same values, again and again in one unit of work or across many",
     "row-by-row-write": "INSERT, UPDATE or DELETE in a loop that one statement could do",
     "chatty-unit": "a unit of work over its budget of queries or of time in the database",
     "missing-index": "a filter, join or sort that an index would serve",
@@ -38,10 +40,14 @@ def analyzers(
 ) -> list[Analyzer]:
     """The analyzers of all rules that are not disabled, sharing one cache of facts and the samples of results."""
     facts = facts or FactsCache()
-    repetitions = Repetitions(settings, facts, samples or Samples())
+    samples = samples or Samples()
+    keys = Keys()
+    repetitions = Repetitions(settings, facts, samples, keys)
     every: list[Analyzer] = [
+        keys,
         NPlusOne(repetitions),
         RepeatedRead(repetitions),
+        Cacheable(facts, samples),
         RowByRowWrite(settings, facts),
         ChattyUnit(settings, repetitions),
         MissingIndex(settings, facts),
@@ -50,4 +56,5 @@ def analyzers(
         CacheChurn(),
         SlowQuery(settings, facts),
     ]
-    return [analyzer for analyzer in every if not set(analyzer.rules) <= set(settings.disable)]
+    disabled = set(settings.disable)
+    return [analyzer for analyzer in every if not analyzer.rules or not set(analyzer.rules) <= disabled]

@@ -17,10 +17,12 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
+from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
-from pgtattle.proxy.events import Statement, Unit
+from pgtattle.analyzers.walks import walked
+from pgtattle.proxy.events import Statement, Text, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
 
@@ -40,7 +42,7 @@ PROVEN: Final = 0.6
 _RETRYABLE: Final = frozenset(("40001", "40P01", "55P03", "57014"))
 _LOCKS: Final = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share|key\s+share)\b", re.IGNORECASE)
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
-_VOLATILE: Final = re.compile(
+VOLATILE: Final = re.compile(
     r"\b(?:nextval|random|gen_random_uuid|uuid_generate_v\w+|clock_timestamp|statement_timestamp|timeofday|pg_\w+)\s*\(",
     re.IGNORECASE,
 )
@@ -65,11 +67,12 @@ class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
     `distinct` counts different values. `place` is the one placeholder that a loop varies, and the oid of its type;
-    zeros where there are several, or it is not known. `parent` gave a loop its values, surely or likely. `read_before`
-    is the last read before the first of them that is itself not repeated: where the values may come from.
+    zeros where there are several, or it is not known. `parent` gave a loop its values, surely or likely; or it is a
+    `walk`, and that column of its own results did. `read_before` is the last read before the first of them that is
+    itself not repeated: where the values may come from.
     """
 
-    __slots__ = ("distinct", "executions", "parent", "place", "read_before", "shape", "statement", "tables")
+    __slots__ = ("distinct", "executions", "parent", "place", "read_before", "shape", "statement", "tables", "walk")
 
     def __init__(
         self,
@@ -80,8 +83,10 @@ class Repetition:
         read_before: Source | None,
         parent: Parent | None = None,
         place: tuple[int, int] = (0, 0),
+        walk: str = "",
     ) -> None:
         self.parent = parent
+        self.walk = walk
         self.place = place
         self.shape = shape
         self.executions = executions
@@ -92,8 +97,16 @@ class Repetition:
 
     @property
     def proven(self) -> bool:
-        """True where an earlier result is known to have given the values."""
-        return self.parent is not None and self.parent.proven
+        """True where a result is known to have given the values."""
+        return bool(self.walk) or (self.parent is not None and self.parent.proven)
+
+    @property
+    def in_transaction(self) -> bool:
+        """True where one transaction of one connection holds all executions."""
+        first = self.executions[0]
+        return first.transaction != 0 and all(
+            one.transaction == first.transaction and one.connection.id == first.connection.id for one in self.executions
+        )
 
     @property
     def total_ns(self) -> int:
@@ -115,12 +128,14 @@ class Repetition:
 class Repetitions:
     """Finds a unit's repetitions once for all rules that ask."""
 
-    def __init__(self, settings: RuleSettings, facts: FactsCache, samples: Samples) -> None:
+    def __init__(self, settings: RuleSettings, facts: FactsCache, samples: Samples, keys: Keys) -> None:
         self._loop_min = settings.n_plus_one_min
         self._repeat_min = settings.repeated_read_min
         self._proven_min = max(2, round(PROVEN * self._loop_min))
         self._facts = facts
-        self._parents = Parents(samples)
+        self._samples = samples
+        self._keys = keys
+        self._parents = Parents(samples, keys)
         self._unit: Unit | None = None
         self._found: list[Repetition] = []
 
@@ -182,7 +197,7 @@ class Repetitions:
         proven_min: int,
     ) -> Repetition | None:
         text = all_[group[0]].text
-        tables = self._subject(all_[group[0]])
+        tables = subject_of(text, self._facts)
         if not tables:
             return None
         group = [
@@ -202,35 +217,28 @@ class Repetitions:
         before = self._read_before(all_, group[0], members)
         varying = _varying(executions[0], rows)
         parent: Parent | None = None
+        walk = ""
         if len(distinct) >= LEAST and len(group) >= proven_min and varying:
             loop = Loop(executions, _compared_to(executions[0], rows, varying), tables)
             parent = self._parents.of(loop, all_[: group[0]], self.tables)
-        proven = parent is not None and parent.proven
+            if parent is None or not parent.proven:
+                walk = walked(loop, self._samples, self._keys)
+        proven = bool(walk) or (parent is not None and parent.proven)
         if proven or (len(distinct) >= self._loop_min and len(distinct) > FEW_VALUES * len(group)):
             if _paged(executions[0], varying) or _listed(executions, rows, varying):
                 return None
             if self._checks(all_, group, tables):
                 return None
-            return Repetition("loop", executions, len(distinct), tables, before, parent, _place(executions[0], varying))
+            place = _place(executions[0], varying)
+            return Repetition("loop", executions, len(distinct), tables, before, parent, place, walk)
         again = self._unchanged(all_, group, values, tables)
-        if len(again) < self._repeat_min or _VOLATILE.search(text.statement.sql):
+        if len(again) < self._repeat_min or VOLATILE.search(text.statement.sql):
             return None
         return Repetition("repeat", again, len(distinct), tables, before)
 
     def tables(self, execution: Execution) -> tuple[str, ...]:
         """The tables of an execution's statement."""
         return self._facts.of(execution.text).tables
-
-    def _subject(self, execution: Execution) -> tuple[str, ...]:
-        """The tables of a plain SELECT over the user's tables; nothing for what no join or cache would replace."""
-        text = execution.text
-        if text.statement.command not in ("SELECT", "TABLE") or text.truncated:
-            return ()
-        facts = self._facts.of(text)
-        if facts.locks or _LOCKS.search(text.statement.sql):
-            return ()
-        tables = tuple(facts.tables)
-        return () if all(map(is_catalogue, tables)) else tables
 
     def _read_before(self, all_: Sequence[Execution], first: int, members: set[int]) -> Source | None:
         for index in range(first - 1, max(-1, first - 1 - LOOK_BACK), -1):
@@ -275,6 +283,17 @@ class Repetitions:
             if len(row) > len(best):
                 best = row
         return [all_[index] for index in best]
+
+
+def subject_of(text: Text, facts: FactsCache) -> tuple[str, ...]:
+    """The tables of a plain SELECT over the user's tables; nothing for what no join or cache would replace."""
+    if text.statement.command not in ("SELECT", "TABLE") or text.truncated:
+        return ()
+    found = facts.of(text)
+    if found.locks or _LOCKS.search(text.statement.sql):
+        return ()
+    tables = tuple(found.tables)
+    return () if all(map(is_catalogue, tables)) else tables
 
 
 def is_tool(application: str) -> bool:

@@ -13,7 +13,8 @@ from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.origin import source_of, word_of_framework
+from pgtattle.analyzers.frameworks import word_of_framework
+from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import MOST, batched, is_catalogue, is_retryable, is_tool
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.proxy.events import Unit
@@ -161,15 +162,14 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(
-            text=_advice(unit, statement.command, count, alone, checked), sql=one_for_all(statement.sql)
-        ),
+        suggestion=Suggestion(text=_advice(executions, alone, checked), sql=one_for_all(statement.sql)),
         at_ns=unit.ended_ns,
     )
 
 
-def _advice(unit: Unit, command: str, count: int, alone: bool, checked: bool) -> str:
-    bulk = word_of_framework(unit, _BULK)
+def _advice(executions: Sequence[Execution], alone: bool, checked: bool) -> str:
+    command, count = executions[0].text.statement.command, len(executions)
+    bulk = word_of_framework(executions, _BULK)
     how = f"use {bulk}" if bulk else _HOW[command]
     words = [f"{count} round trips write what one can: {how}"]
     if checked:

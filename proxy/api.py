@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -19,11 +19,20 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pgtattle.proxy.errors import FilterError
+from pgtattle.proxy.errors import FilterError, UsageError
 from pgtattle.proxy.filters import parse
 from pgtattle.proxy.guard import Access, Guard, error
 from pgtattle.proxy.metrics import Metrics
-from pgtattle.proxy.schema import ExecutionPage, FindingPage, SessionView, StatementPage
+from pgtattle.proxy.schema import (
+    ExecutionPage,
+    FindingPage,
+    ScopeRequest,
+    SessionView,
+    StatementPage,
+    UnitDetail,
+    UnitPage,
+)
+from pgtattle.proxy.scopes import Scopes
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import SORTS, Predicate, Store
 from pgtattle.proxy.streams import Streams, position
@@ -32,6 +41,19 @@ from pgtattle.proxy.views import execution_view
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
 MAX_HISTORY: Final = 10_000
+MAX_BODY: Final = 64 * 1024
+MAX_KEY: Final = 200
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+_View = TypeVar("_View", bound=msgspec.Struct)
+
+_CODES: Final = {
+    400: "bad_parameter",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_long",
+    415: "bad_content_type",
+}
 
 Ready = Callable[[], Awaitable[tuple[bool, str]]]
 
@@ -43,12 +65,14 @@ def application(
     ready: Ready,
     metrics: Metrics,
     settings: Settings,
+    scopes: Scopes,
     clock: Callable[[], float] = time.monotonic,
     generation: str | None = None,
 ) -> ASGIApp:
     """The API. `ready` says whether the upstream answers and why not; `generation` names this process's memory."""
     streams = Streams(store, session, settings.values, generation or secrets.token_hex(4))
     api = _Api(store, session, settings, streams)
+    scope = _Scopes(scopes)
     routes = [
         Route("/api/v1/session", api.session),
         Route("/api/v1/executions", api.executions),
@@ -56,6 +80,10 @@ def application(
         Route("/api/v1/statements/{fingerprint}", api.statement),
         Route("/api/v1/findings", api.findings),
         Route("/api/v1/findings/{id}", api.finding),
+        Route("/api/v1/units", api.units),
+        Route("/api/v1/units/{id}", api.unit),
+        Route("/api/v1/scopes", scope.open, methods=["POST"]),
+        Route("/api/v1/scopes/{id}", scope.close, methods=["DELETE"]),
         Route("/api/v1/report", api.report),
         Route("/api/v1/events", api.events),
         *_probes(metrics, ready),
@@ -113,6 +141,20 @@ class _Api:
         identity = request.path_params["id"]
         return _json(_existing(self._store.finding(identity), "finding", identity))
 
+    async def units(self, request: Request) -> Response:
+        units = self._store.units
+        chosen, after = _page(_parameters(request, ("limit", "after")), units.ids())
+        found = [units.unit(each) for each in chosen]
+        return _json(UnitPage(items=[each for each in found if each is not None], after=after))
+
+    async def unit(self, request: Request) -> Response:
+        _parameters(request, ())
+        identity, store = request.path_params["id"], self._store
+        unit = _existing(store.units.unit(identity), "unit", identity)
+        found = [store.execution(each) for each in store.units.executions(identity)]
+        views = [execution_view(each, store.anchor, self._values) for each in found if each is not None]
+        return _json(UnitDetail(unit=unit, executions=views))
+
     async def report(self, request: Request) -> Response:
         _parameters(request, ())
         return _json(self._store.report(self._session()))
@@ -129,6 +171,43 @@ class _Api:
     def _filter(self, given: dict[str, str]) -> Predicate | None:
         text = given.get("filter", "")
         return parse(text, self._values) if text.strip() else None
+
+
+class _Scopes:
+    def __init__(self, scopes: Scopes) -> None:
+        self._scopes = scopes
+
+    async def open(self, request: Request) -> Response:
+        _parameters(request, ())
+        asked = await _body(request, ScopeRequest)
+        key = request.headers.get("idempotency-key", "")[:MAX_KEY]
+        try:
+            view = self._scopes.open(asked, time.monotonic_ns(), key)
+        except UsageError as refused:
+            raise HTTPException(400, str(refused)) from None
+        return Response(msgspec.json.encode(view), 201, media_type="application/json")
+
+    async def close(self, request: Request) -> Response:
+        _parameters(request, ())
+        identity = request.path_params["id"]
+        if not self._scopes.close(identity, time.monotonic_ns()):
+            raise _Missing("scope", identity)
+        return Response(status_code=204)
+
+
+async def _body(request: Request, type_: type[_Body]) -> _Body:
+    """The JSON body of a request. Raises HTTPException for what is no such thing."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "send a body with Content-Type: application/json")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.DecodeError as error:
+        raise HTTPException(400, f"the body cannot be used: {error}") from None
 
 
 class _Bad(HTTPException):
@@ -159,7 +238,7 @@ def _starlette(routes: Sequence[Route]) -> Starlette:
 
     def refused(request: Request, exception: HTTPException) -> Response:
         status, message = exception.status_code, exception.detail
-        code = {400: "bad_parameter", 404: "not_found", 405: "method_not_allowed"}.get(status, "http_error")
+        code = _CODES.get(status, "http_error")
         details = exception.details if isinstance(exception, _Bad) else None
         if status == 404 and not isinstance(exception, _Missing):
             message = f"there is nothing at {request.url.path[:100]}: known are {paths}"
@@ -233,7 +312,7 @@ def _page(given: dict[str, str], keys: list[str]) -> tuple[list[str], str | None
     return page, page[-1] if start + limit < len(keys) else None
 
 
-def _existing(view: msgspec.Struct | None, noun: str, identity: str) -> msgspec.Struct:
+def _existing(view: _View | None, noun: str, identity: str) -> _View:
     if view is None:
         raise _Missing(noun, identity)
     return view

@@ -108,6 +108,7 @@ _PROXY = (
         metavar="N",
         help="Refuse clients beyond N; 0: no limit.",
     ),
+    _option("--behind-pooler", is_flag=True, help="The clients are poolers: only tags and transactions tell requests."),
     _option("--analyze-dsn", default="", metavar="DSN", help="The role that runs EXPLAIN; default: the upstream's."),
     _option("--token-file", default="", metavar="FILE", help="The API asks for this bearer token."),
     _option("--allow-plain", is_flag=True, help="Listen off loopback without TLS."),

@@ -134,6 +134,7 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
         api_token=token,
         log_format=options["log_format"],
         log_file=options.get("log_file") or "",
+        behind_pooler=bool(options.get("behind_pooler")),
         rules=rules,
     )
 

@@ -19,12 +19,25 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.conninfo import make_conninfo
 
-from pgtattle.analyzers.analyzer import IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
+from pgtattle.analyzers.analyzer import (
+    Answer,
+    ForeignKey,
+    IndexAnswer,
+    IndexCandidate,
+    IndexQuestion,
+    KeysAnswer,
+    KeysQuestion,
+    Question,
+    RewriteAnswer,
+    RewriteQuestion,
+    TableFacts,
+)
+from pgtattle.proxy.events import Parameter
 
 MAX_SESSIONS: Final = 4
 FAILURES: Final = 3
 PAUSE_SECONDS: Final = 30.0
-MAX_SQL: Final = 65_536
+MAX_KEYS: Final = 10_000
 
 _OPTIONS: Final = (
     "-c default_transaction_read_only=on -c statement_timeout=2s -c lock_timeout=50ms "
@@ -44,6 +57,15 @@ _INDEXES: Final = """
     WHERE i.indrelid = to_regclass(%s) AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree'
 """
 
+_KEYS: Final = """
+    SELECT c.conrelid::int8, a.attnum, r.relname, a.attname, c.confrelid::int8, b.attnum, s.relname, b.attname
+    FROM pg_constraint c
+    CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k(one, other)
+    JOIN pg_class r ON r.oid = c.conrelid JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.one
+    JOIN pg_class s ON s.oid = c.confrelid JOIN pg_attribute b ON b.attrelid = s.oid AND b.attnum = k.other
+    WHERE c.contype = 'f' LIMIT %s
+"""
+
 
 class Planner:
     """Asks EXPLAIN in one worker thread; `ask` never raises."""
@@ -58,8 +80,8 @@ class Planner:
         self._failures = 0
         self._closed_until = 0.0
 
-    async def ask(self, question: IndexQuestion) -> IndexAnswer:
-        """The planner's answer; `error` says why there is none, in words without values."""
+    async def ask(self, question: Question) -> Answer:
+        """The server's answer; `error` says why there is none, in words without values."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._ask, question)
 
     async def server_version(self) -> str:
@@ -77,9 +99,9 @@ class Planner:
         await asyncio.get_running_loop().run_in_executor(self._worker, end)
         self._worker.shutdown(wait=False)
 
-    def _ask(self, question: IndexQuestion) -> IndexAnswer:
+    def _ask(self, question: Question) -> Answer:
         if time.monotonic() < self._closed_until:
-            return IndexAnswer(question=question, error="the side connection failed; trying again in a while")
+            return _unanswered(question, "the side connection failed; trying again in a while")
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         self._next_at = time.monotonic() + self._interval
         try:
@@ -91,9 +113,9 @@ class Planner:
             if self._failures >= FAILURES:
                 self._closed_until = time.monotonic() + PAUSE_SECONDS
                 self._failures = 0
-            return IndexAnswer(question=question, error=_words(error))
+            return _unanswered(question, _words(error))
         except psycopg.Error as error:
-            return IndexAnswer(question=question, error=_words(error))
+            return _unanswered(question, _words(error))
         self._failures = 0
         return answer
 
@@ -134,28 +156,53 @@ class _Session:
     def close(self) -> None:
         self._connection.close()
 
-    def ask(self, question: IndexQuestion) -> IndexAnswer:
+    def ask(self, question: Question) -> Answer:
         connection = self._connection
         connection.execute("BEGIN READ ONLY")
         try:
-            before = self._explain(question)
-            names = dict.fromkeys(candidate.table for candidate in question.candidates)
-            tables = tuple(facts for name in names if (facts := self._table(name)) is not None)
-            after = tuple(self._with(question, candidate) for candidate in question.candidates) if self._hypopg else ()
+            match question:
+                case IndexQuestion():
+                    return self._index(question)
+                case RewriteQuestion():
+                    return self._rewrite(question)
+                case KeysQuestion():
+                    return self._keys(question)
         finally:
             if not connection.closed:
                 connection.execute("ROLLBACK")
                 if self._hypopg:
                     connection.execute("SELECT hypopg_reset()")
+
+    def _index(self, question: IndexQuestion) -> IndexAnswer:
+        before = self._explain(question.sql, question.parameters)
+        names = dict.fromkeys(candidate.table for candidate in question.candidates)
+        tables = tuple(facts for name in names if (facts := self._table(name)) is not None)
+        after = tuple(self._with(question, candidate) for candidate in question.candidates) if self._hypopg else ()
         return IndexAnswer(
             question=question, before=before, after=tuple(one for one in after if one is not None), tables=tables
         )
 
-    def _explain(self, question: IndexQuestion) -> bytes:
+    def _rewrite(self, question: RewriteQuestion) -> RewriteAnswer:
+        before = self._explain(question.sql, question.parameters)
+        try:
+            after = self._explain(question.rewritten, question.values)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error:
+            return RewriteAnswer(question=question, before=before, refused=True)
+        return RewriteAnswer(question=question, before=before, after=after)
+
+    def _keys(self, question: KeysQuestion) -> KeysAnswer:
+        rows = self._connection.execute(_KEYS, [MAX_KEYS]).fetchall()
+        keys = [
+            ForeignKey(column=row[:2], column_name=row[2:4], referred=row[4:6], referred_name=row[6:]) for row in rows
+        ]
+        return KeysAnswer(question=question, keys=tuple(keys))
+
+    def _explain(self, statement: str, parameters: tuple[Parameter, ...]) -> bytes:
         """EXPLAIN with the captured values, which are sent as they came."""
-        parameters = question.parameters
         result = self._connection.pgconn.exec_params(
-            _EXPLAIN + question.sql.encode(),
+            _EXPLAIN + statement.encode(),
             [
                 None if one.value is None else one.binary if one.binary is not None else one.value.encode()
                 for one in parameters
@@ -179,7 +226,7 @@ class _Session:
         ).fetchone()
         if row is None:
             return None
-        return candidate, str(row[0]), self._explain(question)
+        return candidate, str(row[0]), self._explain(question.sql, question.parameters)
 
     def _table(self, name: str) -> TableFacts | None:
         quoted = sql.Identifier(*name.split(".", 1)).as_string(self._connection)
@@ -194,6 +241,16 @@ class _Session:
             pages=int(row[3]),
             indexes=tuple(tuple(columns) for (columns,) in indexes if columns),
         )
+
+
+def _unanswered(question: Question, error: str) -> Answer:
+    match question:
+        case IndexQuestion():
+            return IndexAnswer(question=question, error=error)
+        case RewriteQuestion():
+            return RewriteAnswer(question=question, error=error)
+        case KeysQuestion():
+            return KeysAnswer(question=question, error=error)
 
 
 def _connect(dsn: str, password: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:

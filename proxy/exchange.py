@@ -10,6 +10,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from pgtattle.analyzers.samples import Samples
 from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.tags import SessionTags
@@ -176,10 +177,10 @@ class Done:
 class Exchanges:
     """The open exchange of a connection, and the transaction that it is in."""
 
-    def __init__(self, number: Callable[[], int], keep: Callable[[int, Sample], None]) -> None:
+    def __init__(self, number: Callable[[], int], samples: Samples) -> None:
         self.tags = SessionTags()
         self._number = number
-        self._keep = keep
+        self._samples = samples
         self._done: list[Done] = []
         self._exchange = 1
         self._status = "I"
@@ -217,7 +218,7 @@ class Exchanges:
         self.tags.executed(one.text, one.parameters, one.sqlstate is None)
         number = self._number()
         if one.sample is not None:
-            self._keep(number, one.sample)
+            self._samples.keep(number, one.sample)
         return Execution(
             id=number,
             connection=connection,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from pgtattle.analyzers.analyzer import Analyzer, IndexAnswer, IndexQuestion, Outcome
+from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome, Question
+from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
@@ -20,6 +21,8 @@ from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.metrics import Metrics
+from pgtattle.proxy.processes import is_of
+from pgtattle.proxy.scopes import Scopes
 from pgtattle.proxy.session import Session
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import Store
@@ -35,7 +38,7 @@ class Pipeline:
         settings: Settings,
         store: Store,
         metrics: Metrics,
-        ask: Callable[[IndexQuestion], None],
+        ask: Callable[[Question], None],
         give_up: Callable[[int, str], None],
     ) -> None:
         self.executions = 0
@@ -48,7 +51,8 @@ class Pipeline:
         self._texts = Texts()
         self._facts = FactsCache()
         self._samples = Samples()
-        self._units = Units()
+        self.scopes = Scopes(is_of)
+        self._units = Units(self.scopes, settings.behind_pooler)
         self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts, self._samples)
         # Most rules look at units only.
         self._lookers = [one.execution for one in self._analyzers if type(one).execution is not Analyzer.execution]
@@ -67,7 +71,7 @@ class Pipeline:
                 opened = msgspec.json.decode(body, type=control.Opened)
                 self.connections += 1
                 record = Connection(id=connection, client=opened.client, opened_ns=opened.opened_ns)
-                self._sessions[connection] = Session(record, self._texts.read, self._number, self._samples.keep)
+                self._sessions[connection] = Session(record, self._texts.read, self._number, self._samples)
                 continue
             session = self._sessions.get(connection)
             if session is None:
@@ -99,7 +103,7 @@ class Pipeline:
         """Nothing more comes: complete all units."""
         self._complete(self._units.flush())
 
-    def answer(self, answer: IndexAnswer) -> None:
+    def answer(self, answer: Answer) -> None:
         """Bring the planner's answer back to the analyzers."""
         for analyzer in self._analyzers:
             self._take(analyzer.answer(answer))
@@ -145,15 +149,16 @@ class Pipeline:
 
     def _complete(self, units: Iterable[Unit]) -> None:
         for unit in units:
+            self._store.units.add(unit)
             for analyzer in self._analyzers:
                 self._take(analyzer.unit(unit))
 
     def _take(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
-            if isinstance(outcome, IndexQuestion):
-                self._ask(outcome)
-            else:
+            if isinstance(outcome, Finding):
                 self._metrics.finding(self._store.add_finding(outcome))
+            else:
+                self._ask(outcome)
 
 
 def _told(session: Session, kind: int, body: bytes, at_ns: int) -> None:

@@ -22,7 +22,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from pgtattle.analyzers.analyzer import IndexQuestion
+from pgtattle.analyzers.analyzer import Question
 from pgtattle.proxy import log
 from pgtattle.proxy.api import application, metrics_application
 from pgtattle.proxy.database import Planner
@@ -81,7 +81,12 @@ class Profiler:
         """Serve until the relay is gone."""
         hello = self._hello
         api = application(
-            store=self._store, session=self.session, ready=self.ready, metrics=self._metrics, settings=self._settings
+            store=self._store,
+            session=self.session,
+            ready=self.ready,
+            metrics=self._metrics,
+            settings=self._settings,
+            scopes=self._pipeline.scopes,
         )
         servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
@@ -175,13 +180,13 @@ class Profiler:
     async def _learn_version(self) -> None:
         self._server_version = await self._planner.server_version()
 
-    def _ask(self, question: IndexQuestion) -> None:
+    def _ask(self, question: Question) -> None:
         if len(self._questions) < MAX_QUESTIONS:
             task = asyncio.create_task(self._answer(question))
             self._questions.add(task)
             task.add_done_callback(self._questions.discard)
 
-    async def _answer(self, question: IndexQuestion) -> None:
+    async def _answer(self, question: Question) -> None:
         answer = await self._planner.ask(question)
         self._planner_error = answer.error
         self._pipeline.answer(answer)

@@ -81,11 +81,29 @@ class Suggestion(Struct, frozen=True, kw_only=True):
     status: SuggestionStatus = "advice"
 
 
+class LoopPart(Struct, frozen=True, kw_only=True):
+    """One loop of several that are one piece of code; `parent` and `parent_column` of its rows fed `column`."""
+
+    fingerprint: str
+    sql: str
+    table: str
+    executions: int
+    distinct: int
+    database_ms: float
+    parent: str = ""
+    parent_column: str = ""
+    column: str = ""
+    proof: list[str] = []
+
+
 class LoopEvidence(Struct, frozen=True, kw_only=True, tag="n-plus-one", tag_field="rule"):
     """`n-plus-one`: how often in one unit, how many different values, time in the database and between the queries.
 
-    `parent_column` of the parent's rows fed `column`; `proof` says by which evidence (`names`, `order`, `sparse`),
-    nothing where it is only likely. `coverage` is the share of the parent's values that were asked for.
+    `parent_column` of the parent's rows fed `column`; `proof` says by which evidence (`key names order sparse scaling`,
+    or `walk` where each turn asked for what an earlier one answered), nothing where it is only likely. `coverage` is
+    the share of the parent's values that were asked for. `saving_ms` is the time of the loop less its longest
+    execution, which stands for the one query in its place. `loops` are all loops, where one change would end several:
+    the first is the one that the rest of the evidence is of.
     """
 
     executions: int
@@ -100,16 +118,26 @@ class LoopEvidence(Struct, frozen=True, kw_only=True, tag="n-plus-one", tag_fiel
     column: str = ""
     proof: list[str] = []
     coverage: float = 0.0
+    saving_ms: float = 0.0
+    loops: list[LoopPart] = []
 
 
 class RepeatEvidence(Struct, frozen=True, kw_only=True, tag="repeated-read", tag_field="rule"):
-    """`repeated-read`: same query and same values, `executions` times in one unit (or across `units`)."""
+    """`repeated-read`: same query and same values, `executions` times in one unit, or `across` many.
+
+    Across units `changes` counts how often its result was another one in the `watched_s` seconds, and `ttl_s` is the
+    shortest time that it stayed the same, or all of that time.
+    """
 
     executions: int
     distinct: int
     units: int
     database_ms: float
     signal: str
+    across: bool = False
+    changes: int = 0
+    watched_s: float = 0.0
+    ttl_s: float = 0.0
 
 
 class WriteLoopEvidence(Struct, frozen=True, kw_only=True, tag="row-by-row-write", tag_field="rule"):
@@ -292,6 +320,66 @@ class FindingPage(Struct, frozen=True, kw_only=True):
 
     items: list[FindingView]
     after: str | None = None
+
+
+class UnitView(Struct, frozen=True, kw_only=True):
+    """A unit of work that is complete; `signal` says how it was told apart, `confidence` how sure that is.
+
+    `span_ms` is from its first start to its last end, `database_ms` the server's part. `statements` are the
+    fingerprints of its most frequent ones.
+    """
+
+    id: str
+    kind: str
+    key: str
+    confidence: Literal["strong", "medium", "weak"]
+    signal: str
+    route: str
+    source: str
+    started_at: str
+    span_ms: float
+    database_ms: float
+    executions: int
+    connections: int
+    statements: list[str]
+
+
+class UnitPage(Struct, frozen=True, kw_only=True):
+    """A page of units, latest first; `after` is the cursor of the next page, None at the end."""
+
+    items: list[UnitView]
+    after: str | None = None
+
+
+class UnitDetail(Struct, frozen=True, kw_only=True):
+    """A unit with its executions, as far as they are remembered, in the order of their ends."""
+
+    unit: UnitView
+    executions: list[ExecutionView]
+
+
+class ScopeMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which connections are a scope's own: a process's of this machine, or those of an application name."""
+
+    client_pid: int = 0
+    application_name: str = ""
+
+
+class ScopeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /scopes`: `kind` is `test`, `request` or `job`, `key` its name."""
+
+    kind: str
+    key: str
+    match: ScopeMatch
+
+
+class ScopeView(Struct, frozen=True, kw_only=True):
+    """A scope; `DELETE /scopes/{id}` ends it."""
+
+    id: str
+    kind: str
+    key: str
+    match: ScopeMatch
 
 
 class ErrorBody(Struct, frozen=True, kw_only=True):

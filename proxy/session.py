@@ -17,6 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 from mypy_extensions import i64
 
+from pgtattle.analyzers.samples import Samples
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Request, Requests, Running
@@ -32,41 +33,12 @@ MAX_STATEMENTS: Final = 10_000
 MAX_TAG: Final = 100
 
 Read = Callable[[str, bool], tuple[Text, ...]]
-Keep = Callable[[int, Sample], None]
-
-_BIND: Final = 0x42  # B
-_CLOSE: Final = 0x43  # C
-_DESCRIBE: Final = 0x44  # D
-_EXECUTE: Final = 0x45  # E
-_FUNCTION: Final = 0x46  # F
-_PARSE: Final = 0x50  # P
-_QUERY: Final = 0x51  # Q
-_SYNC: Final = 0x53  # S
-_COPY_DONE: Final = 0x63  # c
-_COPY_FAIL: Final = 0x66  # f
-
-_PARSED: Final = 0x31  # 1
-_BOUND: Final = 0x32  # 2
-_CLOSED: Final = 0x33  # 3
-_COMPLETE: Final = 0x43  # C
-_ROW: Final = 0x44  # D
-_ERROR: Final = 0x45  # E
-_COPY_IN: Final = 0x47  # G
-_EMPTY: Final = 0x49  # I
-_KEY: Final = 0x4B  # K
-_AUTHENTICATION: Final = 0x52  # R
-_STATUS: Final = 0x53  # S
-_ROWS: Final = 0x54  # T
-_READY: Final = 0x5A  # Z
-_NO_DATA: Final = 0x6E  # n
-_SUSPENDED: Final = 0x73  # s
-_TYPES: Final = 0x74  # t
 
 
 class Session:
-    """One connection. `read` lexes SQL, `number` gives out execution ids, `keep` takes the samples of their results."""
+    """One connection. `read` lexes SQL, `number` gives out execution ids, `samples` are those of their results."""
 
-    def __init__(self, connection: Connection, read: Read, number: Callable[[], int], keep: Keep) -> None:
+    def __init__(self, connection: Connection, read: Read, number: Callable[[], int], samples: Samples) -> None:
         self.connection = connection
         self.authenticated = False
         self.challenged = False
@@ -80,7 +52,8 @@ class Session:
         self._copying = False
         self._asked = 1
         self._free_at = 0
-        self._exchanges = Exchanges(number, keep)
+        self._samples = samples
+        self._exchanges = Exchanges(number, samples)
 
     @property
     def busy(self) -> bool:
@@ -135,7 +108,7 @@ class Session:
                     kind, length = PREFIX_HEAD.unpack_from(frames, start)
                     start += PREFIX_HEAD.size
                     size = length + 1
-                if kind == _READY:
+                if kind == messages.READY:
                     executions += self._end_exchange(chr(frames[start]))
                 else:
                     self._answer(kind, frames, start, position, size, at_ns)
@@ -172,29 +145,29 @@ class Session:
     def _request(self, kind: int, body: bytes, size: int, whole: bool, at_ns: int) -> None:
         if self._skipping:
             # The server discards everything up to the Sync after an error.
-            if kind != _SYNC:
+            if kind != messages.SYNC:
                 return
             self._skipping = False
         asked = self._asked
-        if kind == _EXECUTE:
+        if kind == messages.EXECUTE:
             request = Request(kind, at_ns, size, asked, b"", body[: body.index(0)])
-        elif kind == _BIND or kind == _DESCRIBE or kind == _CLOSE:
+        elif kind == messages.BIND or kind == messages.DESCRIBE or kind == messages.CLOSE:
             request = Request(kind, at_ns, size, asked, body)
-        elif kind == _SYNC or kind == _FUNCTION:
-            if kind == _SYNC and self._copying:
+        elif kind == messages.SYNC or kind == messages.FUNCTION:
+            if kind == messages.SYNC and self._copying:
                 return
             request = Request(kind, at_ns, size, asked)
             self._asked = asked + 1
-        elif kind == _QUERY:
+        elif kind == messages.QUERY:
             end = body.find(0)
             request = Request(kind, at_ns, size, asked)
             request.texts = self._lex(body if end < 0 else body[:end], whole)
             self._asked = asked + 1
-        elif kind == _PARSE:
+        elif kind == messages.PARSE:
             name, sql, types = messages.parse(body, whole)
             request = Request(kind, at_ns, size, asked, b"", name)
             request.prepared = self._prepare(name, sql, types, whole, asked)
-        elif kind == _COPY_DONE or kind == _COPY_FAIL:
+        elif kind == messages.COPY_DONE or kind == messages.COPY_FAIL:
             self._copying = False
             request = Request(kind, at_ns, size)
         else:
@@ -214,41 +187,41 @@ class Session:
 
     def _answer(self, kind: int, frames: bytes, start: i64, end: i64, size: i64, at_ns: int) -> None:
         """A frame of the server: its body is from `start` to `end`, its size that on the wire. Frequent ones first."""
-        if kind == _COMPLETE:
+        if kind == messages.COMPLETE:
             self._complete(frames[start : min(end, start + MAX_TAG)], size, at_ns)
-        elif kind == _ROW:
+        elif kind == messages.ROW:
             self._row(frames[start:end], size, at_ns)
-        elif kind == _ROWS:
+        elif kind == messages.ROWS:
             self._described(frames[start : min(end, start + MAX_DESCRIPTION)], size)
-        elif kind == _NO_DATA:
+        elif kind == messages.NO_DATA:
             self._described(b"", size)
-        elif kind == _BOUND:
+        elif kind == messages.BOUND:
             self._bound()
-        elif kind == _PARSED:
+        elif kind == messages.PARSED:
             self._parsed()
-        elif kind == _EMPTY:
+        elif kind == messages.EMPTY:
             self._complete(b"", size, at_ns)
-        elif kind == _ERROR:
+        elif kind == messages.ERROR:
             self._error(frames[start:end], size, at_ns)
-        elif kind == _TYPES:
+        elif kind == messages.TYPES:
             self._typed(frames[start:end])
-        elif kind == _CLOSED:
+        elif kind == messages.CLOSED:
             self._closed()
-        elif kind == _SUSPENDED:
+        elif kind == messages.SUSPENDED:
             self._suspended()
-        elif kind == _COPY_IN:
+        elif kind == messages.COPY_IN:
             self._copy_in()
-        elif kind == _STATUS:
+        elif kind == messages.STATUS:
             self._reported(frames[start:end])
-        elif kind == _AUTHENTICATION:
+        elif kind == messages.AUTHENTICATION:
             self.challenged = self.challenged or frames[start : start + 4] != b"\0\0\0\0"
-        elif kind == _KEY:
+        elif kind == messages.KEY:
             self.connection = replace(self.connection, backend_pid=_length(frames, start))
 
     def _head(self) -> Request | None:
         """The request that the server is at; the end of a COPY has no answer of its own."""
         head = self._pending.head
-        while head is not None and (head.kind == _COPY_DONE or head.kind == _COPY_FAIL):
+        while head is not None and (head.kind == messages.COPY_DONE or head.kind == messages.COPY_FAIL):
             self._pending.pop()
             head = self._pending.head
         return head
@@ -262,7 +235,7 @@ class Session:
     def _described(self, description: bytes, size: int) -> None:
         """RowDescription or NoData; the rows of a simple query come undescribed by a request."""
         head = self._head()
-        if head is None or head.kind != _DESCRIBE:
+        if head is None or head.kind != messages.DESCRIBE:
             self._running.description = description
         else:
             self._pending.pop()
@@ -277,7 +250,7 @@ class Session:
         self._running.received += size
 
     def _parsed(self) -> None:
-        request = self._expect(_PARSE)
+        request = self._expect(messages.PARSE)
         self._pending.pop()
         assert request.prepared is not None
         self._statements[request.name] = request.prepared
@@ -286,12 +259,12 @@ class Session:
         self._running.sent += request.size
 
     def _closed(self) -> None:
-        request = self._expect(_CLOSE)
+        request = self._expect(messages.CLOSE)
         self._pending.pop()
         self._forget(request.body)
 
     def _typed(self, body: bytes) -> None:
-        request = self._expect(_DESCRIBE)
+        request = self._expect(messages.DESCRIBE)
         prepared = self._statements.get(request.body[1:-1])
         if prepared is not None:
             prepared.types = messages.parameter_types(body)
@@ -302,7 +275,7 @@ class Session:
 
     def _counted(self, frames: bytes, start: i64, at_ns: int) -> None:
         kind, count, size = COUNTED_BODY.unpack_from(frames, start)
-        self._came(count if kind == _ROW else 0, size, at_ns)
+        self._came(count if kind == messages.ROW else 0, size, at_ns)
 
     def _came(self, rows: int, size: int, at_ns: int) -> Running:
         """Rows, or bytes of a copy, of the execution that the server is at."""
@@ -321,16 +294,16 @@ class Session:
             running.sampled.append(row)
 
     def _sample(self, running: Running, description: bytes, formats: tuple[int, ...]) -> Sample | None:
-        """The sample of a result that may have driven a loop: one with more than one row."""
+        """The sample of a result, which may drive a loop."""
         rows = running.sampled
-        if rows is None or len(rows) < 2 or not description:
+        if rows is None or not description or not self._samples.affords(running.rows, running.first_row_ns):
             return None
         return sample(description, formats, rows, len(rows) == running.rows, self._encoding)
 
     def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
         head = self._head()
-        if head is not None and head.kind == _EXECUTE:
+        if head is not None and head.kind == messages.EXECUTE:
             portal = self._portals.get(head.name)
             if portal is not None:
                 return self._started(head, portal.running)
@@ -344,7 +317,7 @@ class Session:
         return running
 
     def _bound(self) -> None:
-        request = self._expect(_BIND)
+        request = self._expect(messages.BIND)
         self._pending.pop()
         name, statement, position = messages.bind_names(request.body)
         prepared = self._statements.get(statement) or self._unknown(statement)
@@ -362,10 +335,10 @@ class Session:
 
     def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
         """CommandComplete, or with no body EmptyQueryResponse."""
-        request = self._expect(_QUERY, _EXECUTE)
+        request = self._expect(messages.QUERY, messages.EXECUTE)
         found: Sample | None = None
         tag, rows = messages.command_tag(tag_body)
-        if request.kind == _QUERY:
+        if request.kind == messages.QUERY:
             running, self._running = self._started(request, self._running), Running()
             text, parameters, prepared = self._what(request)
             running.sent += request.size if not request.done else 0
@@ -388,12 +361,12 @@ class Session:
 
     def _what(self, request: Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
         """Text and parameters of the execution that a request is at."""
-        if request.kind == _QUERY:
+        if request.kind == messages.QUERY:
             return request.texts[min(request.done, len(request.texts) - 1)], (), None
-        if request.kind == _PARSE:
+        if request.kind == messages.PARSE:
             assert request.prepared is not None
             return request.prepared.text, (), request.prepared
-        if request.kind == _BIND:
+        if request.kind == messages.BIND:
             _, statement, position = messages.bind_names(request.body)
             prepared = self._statements.get(statement) or self._unknown(statement)
             parameters, _ = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
@@ -421,7 +394,7 @@ class Session:
             self._statements.pop(target.encode(self._encoding, "replace"), None)
 
     def _suspended(self) -> None:
-        request = self._expect(_EXECUTE)
+        request = self._expect(messages.EXECUTE)
         self._pending.pop()
         portal = self._portals.get(request.name)
         running = self._running if portal is None else self._started(request, portal.running)
@@ -434,36 +407,36 @@ class Session:
             return
         sqlstate = messages.sqlstate(body)
         self._copying = False
-        if request.kind in (_QUERY, _EXECUTE, _PARSE, _BIND):
+        if request.kind in (messages.QUERY, messages.EXECUTE, messages.PARSE, messages.BIND):
             text, parameters, prepared = self._what(request)
-            running = self._current() if request.kind in (_QUERY, _EXECUTE) else self._running
+            running = self._current() if request.kind in (messages.QUERY, messages.EXECUTE) else self._running
             self._started(request, running)
             running.sent += request.size
             running.received += size
             self._running = Running()
-            if request.kind == _EXECUTE:
+            if request.kind == messages.EXECUTE:
                 self._portals.pop(request.name, None)
             self._finish(Done(text, parameters, prepared, running, "", sqlstate, at_ns))
-        if request.kind == _QUERY:
+        if request.kind == messages.QUERY:
             request.done += 1
-        elif request.kind not in (_FUNCTION, _SYNC):
+        elif request.kind not in (messages.FUNCTION, messages.SYNC):
             self._skip_to_sync()
 
     def _skip_to_sync(self) -> None:
         pending = self._pending
         head = pending.head
-        while head is not None and head.kind != _SYNC:
+        while head is not None and head.kind != messages.SYNC:
             pending.pop()
             head = pending.head
         self._skipping = head is None
 
     def _copy_in(self) -> None:
         """The server ignores the Syncs that it reads before the end of the copy."""
-        request = self._expect(_QUERY, _EXECUTE)
+        request = self._expect(messages.QUERY, messages.EXECUTE)
         rest = self._pending.rest()
-        end = next((n for n, one in enumerate(rest) if one.kind in (_COPY_DONE, _COPY_FAIL)), len(rest))
+        end = next((n for n, one in enumerate(rest) if one.kind in (messages.COPY_DONE, messages.COPY_FAIL)), len(rest))
         self._copying = end == len(rest)
-        kept = [one for n, one in enumerate(rest) if n > end or one.kind != _SYNC]
+        kept = [one for n, one in enumerate(rest) if n > end or one.kind != messages.SYNC]
         self._pending.replace([request, *kept])
 
     def _forget(self, body: bytes) -> None:
@@ -509,10 +482,10 @@ class Session:
         request = self._head()
         if request is None:
             raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
-        if request.kind not in (_QUERY, _SYNC, _FUNCTION):
+        if request.kind not in (messages.QUERY, messages.SYNC, messages.FUNCTION):
             raise ProtocolViolation("impossible_answer", "ReadyForQuery before its Sync")
         self._pending.pop()
-        if request.kind == _QUERY:
+        if request.kind == messages.QUERY:
             # A simple query destroys the unnamed statement and portal.
             self._statements.pop(b"", None)
             self._end_portal(b"")

@@ -100,4 +100,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     api_token: str = ""
     log_format: Literal["text", "json"] = "text"
     log_file: str = ""
+    behind_pooler: bool = False
     rules: RuleSettings = RuleSettings()

@@ -32,8 +32,10 @@ from pgtattle.proxy.schema import (
     Report,
     SessionView,
     StatementView,
+    Suggestion,
     WriteLoopEvidence,
 )
+from pgtattle.proxy.unit_log import UnitLog
 from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds
 
 Sort = Literal["total", "calls", "mean", "p95", "max", "rows", "errors"]
@@ -79,6 +81,7 @@ class Store:
         self._totals: OrderedDict[str, _Totals] = OrderedDict()
         self._other: _Totals | None = None
         self._findings: OrderedDict[str, tuple[int, FindingView]] = OrderedDict()
+        self.units = UnitLog(self.anchor)
 
     @property
     def oldest(self) -> int:
@@ -150,6 +153,18 @@ class Store:
                     if count <= 0:
                         break
         return cursor
+
+    def execution(self, identity: int) -> Execution | None:
+        """An execution by its id; None when it has left the ring. Ids count up in the order of the ring."""
+        low, high = 0, len(self._ring)
+        while low < high:
+            middle = (low + high) // 2
+            if self._ring[middle][0].id < identity:
+                low = middle + 1
+            else:
+                high = middle
+        found = self._ring[low][0] if low < len(self._ring) else None
+        return found if found is not None and found.id == identity else None
 
     def statements(self, sort: Sort = "total") -> list[str]:
         """Fingerprints, the greatest first; `other` is last."""
@@ -313,10 +328,18 @@ def _merged(known: FindingView, finding: Finding, anchor: Anchor) -> FindingView
         fingerprints=list(fingerprints)[:_MAX_FINGERPRINTS],
         count=fresh.count if finding.cumulative else known.count + fresh.count,
         total_ms=fresh.total_ms if finding.cumulative else round(known.total_ms + fresh.total_ms, 3),
+        suggestion=_suggestion(telling, known, fresh),
         evidence=telling.evidence if finding.cumulative else _with_units(telling.evidence, known, fresh),
         first_seen=min(known.first_seen, fresh.first_seen),
         last_seen=max(known.last_seen, fresh.last_seen),
     )
+
+
+def _suggestion(telling: FindingView, known: FindingView, fresh: FindingView) -> Suggestion:
+    """That of the most telling occurrence; SQL that only the other one has goes with it."""
+    told = telling.suggestion
+    other = (known if telling is fresh else fresh).suggestion
+    return told if told.sql or not other.sql else replace(told, sql=other.sql, status=other.status)
 
 
 def _weight(view: FindingView) -> tuple[int, int, int]:

@@ -8,9 +8,14 @@ The signals, strongest first; a stronger one overrides:
 1. a request, job or correlation id in a fresh comment: the unit may span connections;
 2. a trace id in a fresh comment;
 3. a watched setting (`app.request_id`, PostgREST's `request.*`, an application_name that is an id);
-4. a connection for each request, once an application is known to work so;
-5. an explicit transaction;
-6. the idle gap of a connection; a changed route tag or a reset of the session ends the unit at once.
+4. a scope that a test or a request opened by the API;
+5. a connection for each request, once an application is known to work so (`habits`);
+6. what a pool does when it gives a connection out and takes it back;
+7. an explicit transaction; where an application is known to mix them with autocommit, one that is too small to hold a
+   loop goes with what is around it, for it may be a turn of one;
+8. the idle gap of a connection; a changed route tag or a reset of the session ends the unit at once.
+
+On a connection that a pooler shares among clients only 1 to 4 and 7 count: the rest would mix them.
 
 Statements without an id (BEGIN, COMMIT, the first ones) go with the id of their transaction or, in autocommit, with the
 neighbour on their connection when it is nearer than the gap. Two connections are joined by the same id only.
@@ -34,9 +39,10 @@ from pgtattle.analyzers.origin import (
     route_of_settings,
     source_of,
 )
-from pgtattle.analyzers.repetition import is_tool
 from pgtattle.proxy.events import Unit, UnitConfidence, UnitKind
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.habits import Habit, Habits, Pooled, is_ping, is_release
+from pgtattle.proxy.scopes import Scopes
 
 MILLISECOND: Final = 1_000_000
 
@@ -50,18 +56,20 @@ MAX_EXECUTIONS: Final = 10_000
 MAX_OPEN: Final = 2_000
 LOOKED_AT: Final = 10
 MAX_HELD: Final = 200_000
-MAX_SCOPES: Final = 1_000
-LEARNED: Final = 20
-"""Connections of an application from which it is known whether it opens one for each request."""
-MOST: Final = 0.8
+SMALL: Final = 3
+"""Reads and writes that a loop has at least."""
 
 _in_order = attrgetter("started_ns", "id")
 
 
 class _Open:
-    """A unit that is not complete."""
+    """A unit that is not complete. `around` is the burst that a transaction began in; `checked_out`: a pool's mark
+    came before it.
+    """
 
     __slots__ = (
+        "around",
+        "checked_out",
         "connections",
         "done",
         "ended_ns",
@@ -90,11 +98,20 @@ class _Open:
         self.mark: Mark | None = None
         self.scope = ""
         self.learned = False
+        self.around: _Open | None = None
+        self.checked_out = False
         self.done = False
+
+    @property
+    def small(self) -> bool:
+        """True where no loop could be inside."""
+        return len(self.executions) < SMALL + 2 and (
+            sum(execution.text.statement.kind in ("read", "write") for execution in self.executions) < SMALL
+        )
 
 
 class _Track:
-    """What is known of one connection.
+    """What is known of one connection. `released` is true after a mark of the pool that takes it back.
 
     `think_ns` is a running median of the pauses inside units, `gap_ns` the longest pause that is still inside one. The
     marks of the last tags and settings are kept, for most executions carry the same ones as the one before.
@@ -103,8 +120,11 @@ class _Track:
     __slots__ = (
         "ended_ns",
         "gap_ns",
+        "habit",
         "mark",
         "old_ids",
+        "pooled",
+        "released",
         "scope",
         "setting_mark",
         "settings",
@@ -117,8 +137,11 @@ class _Track:
         "units",
     )
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, habit: Habit, pooled: bool) -> None:
         self.scope = scope
+        self.habit = habit
+        self.pooled = Pooled(pooled)
+        self.released = False
         self.unit: _Open | None = None
         self.units = 0
         self.transaction = 0
@@ -144,14 +167,22 @@ class _Track:
 class Units:
     """All open units. Bounded: the oldest is completed when there are too many, or too many executions in them."""
 
-    def __init__(self, max_open: int = MAX_OPEN, max_held: int = MAX_HELD) -> None:
+    def __init__(
+        self,
+        scopes: Scopes | None = None,
+        behind_pooler: bool = False,
+        max_open: int = MAX_OPEN,
+        max_held: int = MAX_HELD,
+    ) -> None:
+        self._scopes = scopes
+        self._behind_pooler = behind_pooler
         self._max_open = max_open
         self._max_held = max_held
         self._held = 0
         self._tracks: dict[int, _Track] = {}
         self._open: dict[_Open, None] = {}
         self._marked: dict[tuple[str, str, str], _Open] = {}
-        self._closed: dict[str, tuple[int, int]] = {}
+        self._habits = Habits()
 
     def add(self, execution: Execution) -> list[Unit]:
         """Take an execution; the units that its arrival completed."""
@@ -162,7 +193,8 @@ class Units:
         connection = execution.connection
         track = self._tracks.get(connection.id)
         if track is None:
-            track = self._tracks[connection.id] = _Track(connection.application or connection.user)
+            scope = connection.application or connection.user
+            track = self._tracks[connection.id] = _Track(scope, self._habits.of(scope), self._behind_pooler)
         pause_ns = execution.started_ns - track.ended_ns
         near = pause_ns <= track.gap_ns
         if near and track.ended_ns:
@@ -170,9 +202,17 @@ class Units:
         if execution.transaction != track.transaction:
             track.transaction = execution.transaction
             track.mark = None
+        statement = execution.text.statement
+        if statement.kind in ("read", "write"):
+            track.habit.statements += 1
+            track.habit.in_transactions += execution.transaction != 0
+        if execution.prepared or statement.kind == "session":
+            track.pooled.executed(execution)
         mark = self._mark(track, execution) if tags or execution.settings else None
         if mark is None:
             mark = track.mark
+        if mark is None and self._scopes is not None and self._scopes.any:
+            mark = self._scopes.of(connection, execution.started_ns)
         unit = (
             self._local(track, execution, near, complete)
             if mark is None
@@ -183,10 +223,13 @@ class Units:
         track.ended_ns = max(track.ended_ns, execution.ended_ns)
         if len(unit.executions) >= MAX_EXECUTIONS or unit.ended_ns - unit.started_ns >= MAX_SPAN_NS:
             complete.append(self._complete(unit))
-        if execution.statement.kind == "session" and execution.statement.sql in ("DISCARD ALL", "RESET ALL"):
+        track.released = is_release(execution)
+        if track.released or _ended_by_rollback(execution):
             # The connection went back to its pool. A named unit may go on elsewhere.
             track.unit = None
             if unit.mark is None and not unit.done:
+                if unit.checked_out and track.released:
+                    _be_checkout(unit)
                 complete.append(self._complete(unit))
         while self._held > self._max_held or len(self._open) > self._max_open:
             complete.append(self._complete(next(iter(self._open))))
@@ -200,7 +243,7 @@ class Units:
                 now_ns - unit.ended_ns > self._patience(unit) and not any(map(busy, unit.connections))
             ):
                 silent.append(unit)
-        return [self._complete(unit) for unit in silent]
+        return self._complete_all(silent)
 
     def closed(self, connection_id: int, now_ns: int) -> list[Unit]:
         """A connection ended at `now_ns`: so did its unit, unless that has a name and may go on elsewhere."""
@@ -212,26 +255,25 @@ class Units:
         alone = lives and unit is not None and unit.kind == "burst" and track.units == 1
         alone = alone and unit is not None and now_ns - unit.started_ns < MAX_SPAN_NS
         # Every connection counts: those that rest before they end are what a pool is made of.
-        works_so = self._works_so(track.scope, alone)
+        track.habit.closed += 1
+        track.habit.short += alone
         if unit is None or not lives:
             return []
-        if alone and works_so:
+        if alone and track.habit.connection_each:
             unit.kind, unit.signal, unit.learned = "connection", "a connection for each request", True
         elif alone:
             unit.kind, unit.signal = "connection", "a connection of its own"
         return [self._complete(unit)]
 
-    def _works_so(self, scope: str, alone: bool) -> bool:
-        """Learn from a connection that ended: True where the application opens one for each request."""
-        closed, short = self._closed.get(scope, (0, 0))
-        closed, short = closed + 1, short + alone
-        if scope in self._closed or len(self._closed) < MAX_SCOPES:
-            self._closed[scope] = (closed, short)
-        return closed > LEARNED and short >= MOST * closed and not is_tool(scope)
-
     def flush(self) -> list[Unit]:
         """All open units, oldest first: nothing more comes."""
-        return [self._complete(unit) for unit in list(self._open)]
+        return self._complete_all(list(self._open))
+
+    def _complete_all(self, units: list[_Open]) -> list[Unit]:
+        for unit in units:
+            if unit.around is not None and not unit.around.done and unit.small:
+                self._join(unit.around, unit)
+        return [self._complete(unit) for unit in units if not unit.done]
 
     def _mark(self, track: _Track, execution: Execution) -> Mark | None:
         """The name that the execution itself carries, if it is fresh."""
@@ -281,12 +323,7 @@ class Units:
             unit.mark, unit.scope = mark, track.scope
             self._marked[key] = unit
         elif before is not None:
-            unit.executions += before.executions
-            unit.connections |= before.connections
-            unit.started_ns = min(unit.started_ns, before.started_ns)
-            unit.ended_ns = max(unit.ended_ns, before.ended_ns)
-            before.done = True
-            del self._open[before]
+            self._join(unit, before)
         if mark.setting and not unit.route:
             unit.route = route_of_settings(execution.settings)
         return unit
@@ -294,23 +331,66 @@ class Units:
     def _local(self, track: _Track, execution: Execution, near: bool, complete: list[Unit]) -> _Open:
         """The unit of an execution without a name."""
         unit = track.unit
+        around: _Open | None = None
         if unit is not None and not unit.done:
             if unit.mark is not None:
                 if near and not execution.transaction and not unit.mark.setting and not self._is_old(track, execution):
                     return unit
-            elif unit.transaction == execution.transaction and (
-                execution.transaction or (near and not self._leaves_route(unit, execution))
-            ):
+            elif execution.transaction and unit.transaction == execution.transaction:
                 return unit
             else:
-                complete.append(self._complete(unit))
+                near = near and not self._leaves_route(unit, execution) and not track.pooled.known
+                if near and not unit.transaction and not execution.transaction:
+                    return unit
+                around = self._left(track, unit, near, complete)
+                if around is not None and not execution.transaction:
+                    return around
         track.units += 1
         if execution.transaction:
             key = f"{execution.connection.id}/{execution.transaction}"
-            unit = self._begin("transaction", key, "explicit transaction", execution)
-            unit.transaction = execution.transaction
+            signal = "a transaction for each request" if track.habit.transaction_each else "explicit transaction"
+            unit = self._begin("transaction", key, signal, execution)
+            unit.transaction, unit.around = execution.transaction, around
             return unit
-        return self._begin("burst", str(execution.connection.id), "idle gap of the connection", execution)
+        unit = self._begin("burst", str(execution.connection.id), "idle gap of the connection", execution)
+        unit.checked_out = not track.pooled.known and (track.released or is_ping(execution))
+        track.habit.units += 1
+        track.habit.marked += unit.checked_out
+        return unit
+
+    def _left(self, track: _Track, unit: _Open, near: bool, complete: list[Unit]) -> _Open | None:
+        """The burst that goes on after `unit`, a burst or a transaction, was left for something else; or None.
+
+        Of an application that mixes the two, a small transaction becomes part of it.
+        """
+        mixes = near and track.habit.mixes
+        if not unit.transaction:
+            if mixes:
+                return unit
+            complete.append(self._complete(unit))
+            return None
+        around = unit.around if unit.around is not None and not unit.around.done else None
+        if mixes and unit.small:
+            if around is None:
+                unit.kind, unit.key, unit.signal = "burst", unit.key.partition("/")[0], "idle gap of the connection"
+                unit.transaction = 0
+                return unit
+            self._join(around, unit)
+            return around
+        complete.append(self._complete(unit))
+        if around is not None and not mixes:
+            complete.append(self._complete(around))
+            return None
+        return around
+
+    def _join(self, unit: _Open, part: _Open) -> None:
+        """Make one unit a part of another."""
+        unit.executions += part.executions
+        unit.connections |= part.connections
+        unit.started_ns = min(unit.started_ns, part.started_ns)
+        unit.ended_ns = max(unit.ended_ns, part.ended_ns)
+        part.done = True
+        del self._open[part]
 
     @staticmethod
     def _is_old(track: _Track, execution: Execution) -> bool:
@@ -319,7 +399,7 @@ class Units:
     @staticmethod
     def _leaves_route(unit: _Open, execution: Execution) -> bool:
         """True where the execution begins something else: another route, or a pool's look at an idle connection."""
-        if execution.statement.kind == "empty":
+        if is_ping(execution):
             return True
         if not unit.route or execution.reused or not execution.text.tags:
             return False
@@ -337,8 +417,15 @@ class Units:
         self._held += 1
         if execution.ended_ns > unit.ended_ns:
             unit.ended_ns = execution.ended_ns
+            if unit.around is not None:
+                unit.around.ended_ns = execution.ended_ns
         if not unit.route and execution.text.tags:
             unit.route = route_of(execution.text.tags)
+
+    def _marks(self, unit: _Open) -> bool:
+        """True where the application is known to begin everything with a pool's mark."""
+        tracks = map(self._tracks.get, unit.connections)
+        return any(track is not None and track.habit.marks for track in tracks)
 
     def _patience(self, unit: _Open) -> float:
         if unit.kind != "burst":
@@ -352,6 +439,8 @@ class Units:
         self._held -= len(unit.executions)
         if unit.mark is not None:
             self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
+        if unit.kind == "burst" and unit.checked_out and self._marks(unit):
+            _be_checkout(unit)
         unit.executions.sort(key=_in_order)
         tags = [execution.text.tags for execution in unit.executions[:LOOKED_AT] if execution.text.tags]
         strong = unit.mark is not None or unit.learned
@@ -366,3 +455,13 @@ class Units:
             source=next(filter(None, map(source_of, tags)), ""),
             executions=tuple(unit.executions),
         )
+
+
+def _be_checkout(unit: _Open) -> None:
+    unit.kind, unit.signal = "connection", "a connection taken from the pool and given back"
+
+
+def _ended_by_rollback(execution: Execution) -> bool:
+    """True where a transaction that went well was rolled back: what a session does when it is closed."""
+    statement = execution.text.statement
+    return statement.command == "ROLLBACK" and execution.status == "I" and " TO " not in statement.sql

@@ -19,6 +19,7 @@ from pgtattle.proxy.schema import (
     IndexEvidence,
     InjectionEvidence,
     LoopEvidence,
+    LoopPart,
     PastedEvidence,
     RepeatEvidence,
     Report,
@@ -66,10 +67,19 @@ def render(report: Report, colour: bool = False) -> str:
 
 
 _PROOFS: Final = {
+    "key": "a foreign key",
     "names": "the columns' names",
     "order": "the order of the rows",
     "sparse": "values that are far apart",
+    "scaling": "as many turns as rows in every unit",
+    "walk": "its own earlier results",
 }
+
+
+def _loop_in_words(loop: LoopPart) -> str:
+    """One of the other loops of a body."""
+    fed = f", {loop.parent}.{loop.parent_column} feeds {loop.column or 'it'}" if loop.parent_column else ""
+    return f"; with it {loop.executions:,} executions with {loop.distinct:,} different values of {loop.sql}{fed}"
 
 
 def evidence_in_words(evidence: Evidence) -> str:
@@ -84,7 +94,15 @@ def evidence_in_words(evidence: Evidence) -> str:
             if evidence.proof:
                 feeds = f"{evidence.parent}.{evidence.parent_column} feeds {evidence.column or 'it'}"
                 words += f"; {feeds}, proven by {' and '.join(_PROOFS[one] for one in evidence.proof)}"
-            return words + (f"; driven by {evidence.parent_sql or evidence.parent}" if evidence.parent else "")
+            words += f"; driven by {evidence.parent_sql or evidence.parent}" if evidence.parent else ""
+            words += f"; one query for all would save about {_ms(evidence.saving_ms)}" if evidence.saving_ms else ""
+            return words + "".join(map(_loop_in_words, evidence.loops[1:]))
+        case RepeatEvidence(across=True):
+            return (
+                f"{evidence.executions:,} executions in {_plural(evidence.units, 'unit')} of work within "
+                f"{evidence.watched_s:,.0f} s; {_plural(evidence.changes, 'change')} of its result; "
+                f"{_ms(evidence.database_ms)} in the database; told apart by {evidence.signal}"
+            )
         case RepeatEvidence():
             return (
                 f"{evidence.executions:,} executions with {_plural(evidence.distinct, 'set')} of values, seen in "

@@ -72,6 +72,11 @@ class Bounded(Generic[_Key, _Value]):
         if len(self._young) >= self._max_entries or (self._max_size and self._size >= self._max_size):
             self._old, self._young, self._size = self._young, {}, 0
 
+    def pop(self, key: _Key) -> _Value | None:
+        """The value of a key, forgotten; or None."""
+        found = self._young.pop(key, None)
+        return found if found is not None else self._old.pop(key, None)
+
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 

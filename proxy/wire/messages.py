@@ -9,12 +9,43 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.wire.values import parameter
 
 _u2 = struct.Struct("!H").unpack_from
 _i4 = struct.Struct("!i").unpack_from
+
+# Requests, by their type byte.
+BIND: Final = 0x42  # B
+CLOSE: Final = 0x43  # C
+DESCRIBE: Final = 0x44  # D
+EXECUTE: Final = 0x45  # E
+FUNCTION: Final = 0x46  # F
+PARSE: Final = 0x50  # P
+QUERY: Final = 0x51  # Q
+SYNC: Final = 0x53  # S
+COPY_DONE: Final = 0x63  # c
+COPY_FAIL: Final = 0x66  # f
+
+# Answers.
+PARSED: Final = 0x31  # 1
+BOUND: Final = 0x32  # 2
+CLOSED: Final = 0x33  # 3
+COMPLETE: Final = 0x43  # C
+ROW: Final = 0x44  # D
+ERROR: Final = 0x45  # E
+COPY_IN: Final = 0x47  # G
+EMPTY: Final = 0x49  # I
+KEY: Final = 0x4B  # K
+AUTHENTICATION: Final = 0x52  # R
+STATUS: Final = 0x53  # S
+ROWS: Final = 0x54  # T
+READY: Final = 0x5A  # Z
+NO_DATA: Final = 0x6E  # n
+SUSPENDED: Final = 0x73  # s
+TYPES: Final = 0x74  # t
 
 ENCODINGS = {
     "UTF8": "utf-8",

@@ -49,14 +49,18 @@ class Column:
 
 
 class Sample:
-    """The first rows of a result, by column; `complete` where there were no others."""
+    """The first rows of a result, by column; `complete` where there were no others.
 
-    __slots__ = ("columns", "complete", "rows")
+    `digest` is a keyed hash of the whole rows, 0 where they are not complete.
+    """
 
-    def __init__(self, columns: list[Column], rows: int, complete: bool) -> None:
+    __slots__ = ("columns", "complete", "digest", "rows")
+
+    def __init__(self, columns: list[Column], rows: int, complete: bool, digest: int = 0) -> None:
         self.columns = columns
         self.rows = rows
         self.complete = complete
+        self.digest = digest
 
     @property
     def bytes(self) -> int:
@@ -118,4 +122,4 @@ def sample(
             position += max(0, size)
         if position > len(row):
             raise ValueError("a row ends before its values")
-    return Sample(kept, len(rows), complete)
+    return Sample(kept, len(rows), complete, hash(tuple(rows)) if complete else 0)

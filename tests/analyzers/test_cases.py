@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pgtattle.analyzers.analyzer import ForeignKey, KeysAnswer, KeysQuestion, Outcome, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
@@ -30,6 +31,8 @@ from pgtattle.proxy.wire.rows import Column, Field, Sample, hashed
 CASES = Path(__file__).parents[1] / "cases"
 MILLISECOND = 1_000_000
 WALL = datetime(2024, 5, 1, 10, 0, 0)
+# What the planner says of any statement: whether rewrites are right is asked of a real one elsewhere.
+PLAN = b'[{"Plan": {"Node Type": "Index Scan", "Total Cost": 8.0}}]'
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +89,10 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     route: str | None = None
     source: str | None = None
     signal: str | None = None
+    status: str | None = None
+    ttl_s: float | None = None
+    changes: int | None = None
+    loops: tuple[dict[str, Any], ...] = ()
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +102,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     traffic: tuple[Step, ...]
     expect: tuple[Expected, ...]
     connections: dict[str, Client] = {}
+    keys: tuple[str, ...] = ()
     rules: RuleSettings = RuleSettings()
 
 
@@ -105,6 +113,19 @@ def cases() -> list[Any]:
             case = msgspec.convert(table, Case)
             found.append(pytest.param(case, id=f"{path.stem}: {case.name}"))
     return found
+
+
+def place(table: str, column: str) -> tuple[int, int]:
+    """An oid and a number that stand for a column."""
+    return int.from_bytes(table.encode(), "big"), int.from_bytes(column.encode(), "big")
+
+
+def foreign_key(written: str) -> ForeignKey:
+    """`books.author_id -> authors.id`"""
+    (table, column), (other, key) = (side.strip().split(".") for side in written.split("->"))
+    return ForeignKey(
+        column=place(table, column), column_name=(table, column), referred=place(other, key), referred_name=(other, key)
+    )
 
 
 class Replay:
@@ -122,6 +143,7 @@ class Replay:
             self.samples,
         )
         self.findings: list[Finding] = []
+        self.asked: list[RewriteAnswer | KeysAnswer] = []
         self.now = 1_000 * MILLISECOND
         self.ticked = self.now
         self.ids = 0
@@ -183,11 +205,13 @@ class Replay:
         """Keep the rows of the execution that is made next."""
         columns = []
         for name, values in step.result.items():
-            column = Column(Field(name, 0, 0, 25, False))
+            table, _, name = name.rpartition(".")
+            column = Column(Field(name, *(place(table, name) if table else (0, 0)), 25, False))
             column.hashes.extend(hashed(self.filled(value, counters)) for value in values)
             columns.append(column)
         if columns:
-            self.samples.keep(self.ids, Sample(columns, len(columns[0].hashes), True))
+            rows = tuple(tuple(column.hashes) for column in columns)
+            self.samples.keep(self.ids, Sample(columns, len(rows[0]), True, hash(rows)))
 
     def exchange_of(
         self, statements: list[tuple[str, Text, tuple[Parameter, ...]]], step: Step, counters: dict[str, int]
@@ -251,10 +275,21 @@ class Replay:
             for analyzer in self.analyzers:
                 self.found(analyzer.unit(unit))
 
-    def found(self, outcomes: Any) -> None:
+    def found(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
-            assert isinstance(outcome, Finding)
-            self.findings.append(outcome)
+            match outcome:
+                case Finding():
+                    self.findings.append(outcome)
+                case RewriteQuestion():
+                    self.asked.append(RewriteAnswer(question=outcome, before=PLAN, after=PLAN))
+                case KeysQuestion():
+                    self.asked.append(KeysAnswer(question=outcome, keys=tuple(map(foreign_key, self.case.keys))))
+                case _:
+                    raise AssertionError(outcome)
+        while self.asked:
+            answer = self.asked.pop(0)
+            for analyzer in self.analyzers:
+                self.found(analyzer.answer(answer))
 
     def record(self, name: str) -> Connection:
         if name not in self.records:
@@ -301,6 +336,9 @@ def mismatches(expected: Expected, finding: Finding) -> Iterator[str]:
         "route": finding.route,
         "source": unit.get("source"),
         "signal": evidence.get("signal"),
+        "status": finding.suggestion.status,
+        "ttl_s": evidence.get("ttl_s"),
+        "changes": evidence.get("changes"),
     }
     for name, actual in exact.items():
         wanted = getattr(expected, name)
@@ -310,6 +348,11 @@ def mismatches(expected: Expected, finding: Finding) -> Iterator[str]:
     for name, text in parts.items():
         if getattr(expected, name) not in text:
             yield f"{name} is {text!r}, expected {getattr(expected, name)!r} in it"
+
+    for number, loop in enumerate(expected.loops):
+        told = dict(enumerate(evidence["loops"])).get(number, {})
+        if any(told.get(key) != value for key, value in loop.items()):
+            yield f"loop {number} is {told!r}, expected {loop!r}"
 
 
 @pytest.mark.parametrize("case", cases())

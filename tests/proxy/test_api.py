@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pgtattle.proxy.api import application, metrics_application
+from pgtattle.proxy.events import Unit
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.schema import (
     ErrorView,
@@ -26,9 +27,13 @@ from pgtattle.proxy.schema import (
     FindingPage,
     FindingView,
     Report,
+    ScopeView,
     SessionView,
     StatementPage,
+    UnitDetail,
+    UnitPage,
 )
+from pgtattle.proxy.scopes import MAX_OPEN, Scopes
 from pgtattle.proxy.settings import Address, Settings, Upstream, Values
 from pgtattle.proxy.store import Limits, Store
 from pgtattle.proxy.streams import MAX_STREAMS
@@ -64,6 +69,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(STARTED_UNIX_NS, STARTED_NS, Limits(executions=100))
+        self.scopes = Scopes(lambda client, pid: False)
         self.metrics = Metrics(lambda: self.store.evicted)
         self.ready = (True, "ready")
         self.session_id = "s1"
@@ -89,6 +95,7 @@ class World:
             ready=self.is_ready,
             metrics=self.metrics,
             settings=Settings(upstream=upstream, listen=(), api=address, values=values, api_token=token),
+            scopes=self.scopes,
             clock=lambda: self.now,
             generation=generation,
         )
@@ -248,6 +255,78 @@ def test_executions_are_filtered(world: World) -> None:
     server = world.serve()
     found = server.get("/api/v1/executions", params={"filter": "even dur>5ms table:users"}).json()
     assert [each["id"] for each in found["items"]] == [6, 8, 10]
+
+
+def test_units_are_paged_and_have_their_executions(world: World) -> None:
+    world.fill(6)
+    for number in (1, 3, 5):
+        both = tuple(execution(one, "SELECT odd") for one in (number, number + 1))
+        signal = "comment tag request_id"
+        world.store.units.add(
+            Unit(id=f"u{number}", kind="request", key=f"r{number}", confidence="strong", signal=signal, executions=both)
+        )
+    server = world.serve()
+    first = msgspec.json.decode(server.get("/api/v1/units?limit=2").content, type=UnitPage)
+    assert [(unit.id, unit.key, unit.signal, unit.executions) for unit in first.items] == [
+        ("u5", "r5", "comment tag request_id", 2),
+        ("u3", "r3", "comment tag request_id", 2),
+    ]
+    rest = msgspec.json.decode(server.get(f"/api/v1/units?after={first.after}").content, type=UnitPage)
+    assert [unit.id for unit in rest.items] == ["u1"]
+    assert rest.after is None
+    detail = msgspec.json.decode(server.get("/api/v1/units/u3").content, type=UnitDetail)
+    assert [one.id for one in detail.executions] == [3, 4]
+    assert detail.unit.database_ms == 2.0
+    assert problem(server.get("/api/v1/units/u9"))[:2] == (404, "not_found")
+
+
+def test_a_scope_begins_and_ends(world: World) -> None:
+    client = world.serve().client
+    body = {"kind": "test", "key": "test_books", "match": {"application_name": "web"}}
+    opened = client.post("/api/v1/scopes", json=body, headers={"Idempotency-Key": "k1"})
+    assert opened.status_code == 201
+    view = msgspec.json.decode(opened.content, type=ScopeView)
+    assert (view.kind, view.key, view.match.application_name) == ("test", "test_books", "web")
+    again = client.post("/api/v1/scopes", json=body, headers={"Idempotency-Key": "k1"})
+    assert again.json()["id"] == view.id
+    assert client.post("/api/v1/scopes", json=body).json()["id"] != view.id
+    assert client.delete(f"/api/v1/scopes/{view.id}").status_code == 204
+    assert problem(client.delete("/api/v1/scopes/s99"))[:2] == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "the body cannot be used"),
+        (b"[]", "the body cannot be used"),
+        (b'{"kind": "test"}', "key"),
+        (b'{"kind": "lunch", "key": "k", "match": {"client_pid": 1}}', "kind: give one of test, request, job"),
+        (b'{"kind": "test", "key": "", "match": {"client_pid": 1}}', "key: give the name"),
+        (b'{"kind": "test", "key": "k", "match": {}}', "match: give either"),
+        (b'{"kind": "test", "key": "k", "match": {"client_pid": 1, "application_name": "a"}}', "match: give either"),
+        (b'{"kind": "test", "key": "k", "match": {"client_pid": 1}, "more": 1}', "more"),
+    ],
+)
+def test_a_scope_that_cannot_be_is_explained(world: World, body: bytes, says: str) -> None:
+    answer = world.serve().client.post("/api/v1/scopes", content=body, headers={"Content-Type": "application/json"})
+    status, code, message = problem(answer)
+    assert (status, code) == (400, "bad_parameter")
+    assert says in message
+
+
+def test_a_scope_takes_json_of_a_bounded_size(world: World) -> None:
+    client = world.serve().client
+    assert problem(client.post("/api/v1/scopes", content=b"{}"))[:2] == (415, "bad_content_type")
+    headers = {"Content-Type": "application/json"}
+    assert problem(client.post("/api/v1/scopes", content=b" " * 70_000, headers=headers))[:2] == (413, "body_too_long")
+
+
+def test_so_many_scopes_are_open_at_once(world: World) -> None:
+    client = world.serve().client
+    body = {"kind": "test", "key": "k", "match": {"application_name": "web"}}
+    for _ in range(MAX_OPEN):
+        assert client.post("/api/v1/scopes", json=body).status_code == 201
+    assert "are open" in problem(client.post("/api/v1/scopes", json=body))[2]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgtattle.analyzers.samples import SINGLE_ROWS, Samples
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection
@@ -73,18 +74,14 @@ SYNC, FLUSH = frame("S"), frame("H")
 PARSED, BOUND, CLOSED, NO_DATA, SUSPENDED = frame("1"), frame("2"), frame("3"), frame("n"), frame("s")
 
 
-def no_samples(execution: int, sample: Sample) -> None:
-    raise AssertionError("no result of several rows was given")
-
-
 class Talk:
     """A connection that is logged in; each call takes a millisecond."""
 
     def __init__(self, *, startup: dict[str, str] | None = None) -> None:
         numbers = itertools.count(1)
-        self.samples: dict[int, Sample] = {}
+        self.samples = Samples()
         connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
-        self.session = Session(connection, Texts().read, lambda: next(numbers), self.samples.__setitem__)
+        self.session = Session(connection, Texts().read, lambda: next(numbers), self.samples)
         self.now = 0
         self.executions: list[Execution] = []
         given_ = {"user": "alice", "database": "shop", "application_name": "web", **(startup or {})}
@@ -122,7 +119,7 @@ def test_login() -> None:
 
 
 def test_a_password_is_a_challenge() -> None:
-    session = Session(Connection(id=1, client="unix", opened_ns=0), Texts().read, lambda: 1, no_samples)
+    session = Session(Connection(id=1, client="unix", opened_ns=0), Texts().read, lambda: 1, Samples())
     session.backend(frame("R", b"\0\0\0\x0a") + frame("R", b"\0\0\0\0") + ready(), 1)
     assert session.authenticated
     assert session.challenged
@@ -488,7 +485,7 @@ def test_of_too_many_prepared_statements_the_oldest_is_forgotten() -> None:
 
 def test_what_is_asked_before_the_login_is_over_is_followed() -> None:
     connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
-    session = Session(connection, Texts().read, itertools.count(1).__next__, no_samples)
+    session = Session(connection, Texts().read, itertools.count(1).__next__, Samples())
     session.frontend(query("SELECT 1"), 1)
     assert session.backend(frame("R", b"\0\0\0\0") + ready(), 2) == []
     (execution,) = session.backend(rows(1) + complete("SELECT 1") + ready(), 3)
@@ -562,8 +559,14 @@ def row(*values: bytes | None) -> bytes:
     return frame("D", struct.pack("!H", len(values)) + b"".join(cells))
 
 
+def sample_of(talk: Talk, execution: int) -> Sample:
+    found = talk.samples.of(execution)
+    assert found is not None
+    return found
+
+
 def kept(talk: Talk, execution: int = 1) -> dict[str, list[int]]:
-    return {column.field.name: list(column.hashes) for column in talk.samples[execution].columns}
+    return {column.field.name: list(column.hashes) for column in sample_of(talk, execution).columns}
 
 
 def test_the_rows_of_a_simple_query_are_sampled_as_hashes() -> None:
@@ -571,7 +574,7 @@ def test_the_rows_of_a_simple_query_are_sampled_as_hashes() -> None:
     answer = [columns, row(b"7", b"Zo\xc3\xab", b"{}"), row(b"5", None, b"{}"), row(b"6", b"x" * 65, b"{}")]
     talk = Talk().client(query("SELECT * FROM t")).server(*answer, complete("SELECT 3"), ready())
     assert kept(talk) == {"id": [hashed("7"), hashed("5"), hashed("6")], "name": [hashed("Zo\xeb"), 0, 0]}
-    sample = talk.samples[1]
+    sample = sample_of(talk, 1)
     assert (sample.rows, sample.complete, sample.columns[1].field.table, sample.columns[1].field.attribute) == (
         3,
         True,
@@ -602,17 +605,39 @@ def test_the_formats_of_bind_count_not_those_that_were_described_for_another_por
     assert kept(talk, 1) == kept(talk, 2) == {"id": [hashed("300")] * 2}
 
 
-def test_a_single_row_and_rows_of_floats_drive_no_loop() -> None:
-    talk = Talk().client(query("SELECT 1")).server(described(("id", INT4)), row(b"1"), complete("SELECT 1"), ready())
+def test_rows_of_floats_drive_no_loop() -> None:
+    talk = Talk()
     talk.client(query("SELECT 2")).server(described(("f", 701)), row(b"1"), row(b"2"), complete("SELECT 2"), ready())
-    assert [one.rows for one in talk.executions] == [1, 2]
-    assert talk.samples == {}
+    assert (talk.only.rows, talk.samples.of(1)) == (2, None)
+
+
+def test_single_rows_are_sampled_up_to_so_many_a_second() -> None:
+    talk = Talk()
+    answer = (described(("id", INT4)), row(b"1"), complete("SELECT 1"), ready())
+    talk.client(query("SELECT 1")).server(*answer)
+    assert kept(talk, 1) == {"id": [hashed("1")]}
+    for _ in range(SINGLE_ROWS - 1):
+        assert talk.samples.affords(1, talk.now)
+    talk.client(query("SELECT 1")).server(*answer)
+    assert talk.samples.of(2) is None
+    talk.now += 1_000 * MS
+    talk.client(query("SELECT 1")).server(*answer)
+    assert talk.samples.of(3) is not None
+
+
+def test_equal_results_have_equal_digests() -> None:
+    talk = Talk()
+    for value in (b"1", b"1", b"2"):
+        answer = (described(("id", INT4)), row(value), row(b"7"), complete("SELECT 2"), ready())
+        talk.client(query("SELECT id FROM t")).server(*answer)
+    first, second, third = (sample_of(talk, number).digest for number in (1, 2, 3))
+    assert first == second != third
 
 
 def test_rows_that_were_counted_leave_an_incomplete_sample() -> None:
     talk = Talk().client(query("SELECT 1"))
     talk.server(described(("id", INT4)), row(b"1"), row(b"2"), rows(5, 90), complete("SELECT 7"), ready())
-    assert (talk.samples[1].rows, talk.samples[1].complete, talk.only.rows) == (2, False, 7)
+    assert (sample_of(talk, 1).rows, sample_of(talk, 1).complete, talk.only.rows) == (2, False, 7)
 
 
 def test_a_description_of_very_many_columns_is_cut_and_hurts_nobody() -> None:

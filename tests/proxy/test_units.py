@@ -11,6 +11,9 @@ import pytest
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.events import Connection, Unit
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.habits import LEARNED, STATEMENTS
+from pgtattle.proxy.schema import ScopeMatch, ScopeRequest
+from pgtattle.proxy.scopes import Scopes
 from pgtattle.proxy.units import GAP_MAX_NS, MAX_EXECUTIONS, MAX_SPAN_NS, Units
 
 MS = 1_000_000
@@ -20,8 +23,8 @@ A, B = 1, 2
 class Traffic:
     """Makes executions one after the other, 1 ms each, 1 ms apart."""
 
-    def __init__(self, **limits: int) -> None:
-        self.units = Units(**limits)
+    def __init__(self, **options: Any) -> None:
+        self.units = Units(**options)
         self.texts = Texts()
         self.now = 1_000 * MS
         self.count = 0
@@ -84,9 +87,9 @@ def test_every_unit_is_complete_half_a_second_after_its_end(send: Traffic, sql: 
 
 def test_the_gap_follows_the_pauses_of_the_client(send: Traffic) -> None:
     for _ in range(60):
-        send("SELECT 1", gap_ms=40)
-    assert send("SELECT 1", gap_ms=150) == []
-    assert len(send("SELECT 1", gap_ms=GAP_MAX_NS / MS + 1)) == 1
+        send("SELECT 2", gap_ms=40)
+    assert send("SELECT 2", gap_ms=150) == []
+    assert len(send("SELECT 2", gap_ms=GAP_MAX_NS / MS + 1)) == 1
 
 
 def test_pauses_between_units_do_not_widen_the_gap(send: Traffic) -> None:
@@ -244,12 +247,12 @@ def test_ignored_executions_are_in_no_unit(send: Traffic) -> None:
 
 
 def test_a_unit_is_cut_at_its_greatest_size(send: Traffic) -> None:
-    sizes = [len(unit.executions) for _ in range(MAX_EXECUTIONS + 5) for unit in send("SELECT 1", gap_ms=0)]
+    sizes = [len(unit.executions) for _ in range(MAX_EXECUTIONS + 5) for unit in send("SELECT 2", gap_ms=0)]
     assert sizes == [MAX_EXECUTIONS]
     assert [len(unit.executions) for unit in send.units.flush()] == [5]
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT 1 /*request_id='r1'*/"])
+@pytest.mark.parametrize("sql", ["SELECT 2", "SELECT 2 /*request_id='r1'*/"])
 def test_a_unit_is_cut_at_its_greatest_length(send: Traffic, sql: str) -> None:
     begun = send.now
     done: list[Unit] = []
@@ -294,3 +297,135 @@ def test_nothing_is_lost_and_nothing_is_told_twice() -> None:
     ids = sorted(execution.id for unit in done for execution in unit.executions)
     assert ids == list(range(1, 2_001))
     assert all(msgspec.structs.asdict(unit)["executions"] for unit in done)
+
+
+# -- habits ------------------------------------------------------------------------------------------------------------
+
+
+def mixed(send: Traffic) -> None:
+    """From here on the application is known to use autocommit and transactions."""
+    for _ in range(STATEMENTS):
+        send("SELECT 2", gap_ms=500)
+
+
+def transaction(send: Traffic, number: int, *inside: str, end: str = "COMMIT") -> list[Unit]:
+    done = []
+    for sql in ("BEGIN", *inside):
+        done += send(sql, transaction=number, status="T")
+    return done + send(end, transaction=number, status="I")
+
+
+def test_small_transactions_go_with_what_is_around_them_where_they_are_mixed(send: Traffic) -> None:
+    mixed(send)
+    (last,) = send("SELECT 0", gap_ms=500)
+    assert texts(last) == ["SELECT 2"]
+    for number in range(1, 5):
+        assert transaction(send, number, f"SELECT {number}0") == []
+    assert send("SELECT 5") == []
+    (unit,) = send.tick(401)
+    assert (unit.kind, unit.confidence, len(unit.executions)) == ("burst", "weak", 14)
+
+
+def test_a_transaction_that_may_hold_a_loop_is_a_unit_also_where_they_are_mixed(send: Traffic) -> None:
+    mixed(send)
+    send("SELECT 0", gap_ms=500)
+    assert transaction(send, 1, "SELECT 10", "SELECT 11", "SELECT 12") == []
+    (inner,) = send("SELECT 5")
+    assert (inner.kind, inner.key, len(inner.executions)) == ("transaction", "1/1", 5)
+    (around,) = send.units.flush()
+    assert texts(around) == ["SELECT 0", "SELECT 5"]
+
+
+def test_transactions_are_units_where_nothing_else_is_seen(send: Traffic) -> None:
+    for number in range(1, STATEMENTS + 1):
+        transaction(send, number, "SELECT 2")
+    transaction(send, STATEMENTS + 1, "SELECT 3")
+    (unit,) = send.units.flush()
+    assert (unit.kind, unit.confidence, unit.signal) == ("transaction", "medium", "a transaction for each request")
+
+
+def test_a_rollback_that_nothing_went_wrong_before_closes_a_session(send: Traffic) -> None:
+    mixed(send)
+    send("SELECT 0", gap_ms=500)
+    assert [texts(unit) for unit in transaction(send, 1, "SELECT 10", end="ROLLBACK")] == [
+        ["BEGIN", "SELECT 10", "ROLLBACK"]
+    ]
+
+
+def test_what_stands_between_two_resets_is_a_checkout(send: Traffic) -> None:
+    send("DISCARD ALL")
+    send("SELECT 2")
+    send("SELECT 3")
+    (unit,) = send("DISCARD ALL")
+    assert (unit.kind, unit.confidence) == ("connection", "medium")
+    assert unit.signal == "a connection taken from the pool and given back"
+    assert texts(unit) == ["SELECT 2", "SELECT 3", "DISCARD ALL"]
+
+
+def test_a_pool_that_asks_before_it_gives_is_learned(send: Traffic) -> None:
+    kinds = []
+    for _ in range(LEARNED + 2):
+        send("SELECT 1", gap_ms=500)
+        send("SELECT 2")
+        kinds += [unit.kind for unit in send.tick(401)]
+    assert kinds[0] == "burst"
+    assert kinds[-1] == "connection"
+
+
+def test_a_pause_tells_nothing_on_a_connection_of_a_pooler(send: Traffic) -> None:
+    send("SELECT 2", prepared="PGBOUNCER_7")
+    (unit,) = send("SELECT 3")
+    assert texts(unit) == ["SELECT 2"]
+    (unit,) = send("BEGIN", transaction=1)
+    send("SELECT 4", transaction=1)
+    send("COMMIT", transaction=1)
+    (unit,) = send("SELECT 5")
+    assert (unit.kind, len(unit.executions)) == ("transaction", 3)
+
+
+def test_a_pooler_is_known_by_the_settings_that_it_puts_back(send: Traffic) -> None:
+    for name in ("a", "b", "a"):
+        send(f"SET application_name='{name}'", siblings=1)
+    send("SELECT 2")
+    assert len(send("SELECT 3")) == 1
+
+
+@pytest.mark.parametrize("sql", ["SET application_name = 'GET /{n}'", "SET application_name TO 'x{n}'"])
+def test_an_application_that_names_itself_is_no_pooler(send: Traffic, sql: str) -> None:
+    for n in range(5):
+        send(sql.format(n=n))
+    send("SELECT 2")
+    assert send("SELECT 3") == []
+
+
+def test_a_pooler_may_be_told_by_a_setting() -> None:
+    send = Traffic(behind_pooler=True)
+    send("SELECT 2")
+    assert len(send("SELECT 3")) == 1
+
+
+# -- scopes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scope_is_a_unit_of_all_its_connections() -> None:
+    scopes = Scopes(lambda client, pid: False)
+    send = Traffic(scopes=scopes)
+    send("SELECT 1")
+    asked = ScopeRequest(kind="test", key="test_books", match=ScopeMatch(application_name="shop"))
+    scope = scopes.open(asked, send.now)
+    send("SELECT 2")
+    send("SELECT 3", B, transaction=1)
+    scopes.close(scope.id, send.now)
+    send("SELECT 4")
+    units = {unit.kind: unit for unit in send.units.flush()}
+    unit = units["scope"]
+    assert (unit.key, unit.confidence, unit.signal) == ("test_books", "strong", "scope of a test")
+    assert texts(unit) == ["SELECT 2", "SELECT 3"]
+
+
+def test_a_request_in_a_scope_has_its_own_name() -> None:
+    scopes = Scopes(lambda client, pid: True)
+    send = Traffic(scopes=scopes)
+    scopes.open(ScopeRequest(kind="job", key="nightly", match=ScopeMatch(client_pid=7)), send.now)
+    send("SELECT 2 /*request_id='r1'*/")
+    assert [unit.key for unit in send.units.flush()] == ["r1"]
