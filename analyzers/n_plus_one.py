@@ -10,18 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, NamedTuple
 
-from msgspec.structs import replace
-
-from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome, RewriteAnswer
+from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
 from pgtattle.analyzers.bodies import Body, bodies
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import Repetition, Repetitions
-from pgtattle.analyzers.rewrites import Key, Rewrites, array_of
+from pgtattle.analyzers.rewrites import Candidate, Rewrites, array_of
 from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
-from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import (
@@ -31,14 +28,11 @@ from pgtattle.proxy.schema import (
     LoopPart,
     Severity,
     Suggestion,
-    SuggestionStatus,
     UnitRef,
 )
 
 MANY: Final = 10
 LONG_NS: Final = 50_000_000
-MAX_WAITING: Final = 500
-"""Findings whose rewrites the server is asked about."""
 
 # By the name of a framework or driver: what the batch is called there.
 _EAGER: Final = (
@@ -71,8 +65,6 @@ class NPlusOne(Analyzer):
         self._repetitions = repetitions
         self._scaling = Scaling()
         self._rewrites = Rewrites()
-        # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
-        self._waiting: Bounded[Key, dict[str, tuple[Finding, tuple[str, ...]]]] = Bounded(MAX_WAITING)
 
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of a complete unit, and questions about what would replace them."""
@@ -80,39 +72,17 @@ class NPlusOne(Analyzer):
         return self._found(unit, loops) if loops else ()
 
     def answer(self, answer: Answer) -> Iterable[Outcome]:
-        """The findings whose rewrite the server took, said again with it; they count no new executions."""
-        if not isinstance(answer, RewriteAnswer):
-            return ()
-        key = self._rewrites.answer(answer)
-        again: list[Outcome] = []
-        for finding, rewrites in (self._waiting.pop(key) or {}).values():
-            suggestion = self._suggestion(finding.suggestion.text, key[0], rewrites)
-            if suggestion.sql:
-                assert isinstance(finding.evidence, LoopEvidence)
-                evidence = replace(finding.evidence, units=0)
-                again.append(replace(finding, count=0, total_ns=0, evidence=evidence, suggestion=suggestion))
-        return again
+        """The findings whose rewrite the server took, said again with it."""
+        return self._rewrites.answer(answer)
 
     def _found(self, unit: Unit, loops: list[Repetition]) -> Iterator[Outcome]:
         tables = self._repetitions.tables
         for body in bodies(loops):
-            database = body.loops[0].executions[0].connection.database
-            rewrites: list[str] = []
-            for loop in body.loops:
-                sql = for_all(loop.statement.sql, *loop.place)
-                if sql:
-                    rewrites.append(sql)
-                    question = self._rewrites.ask(loop.executions, sql, array_of(loop.executions, loop.place[0]))
-                    if question is not None:
-                        yield question
             about = _about(unit, body, self._scale(unit, body.loops[0]), tables)
-            finding = _finding(unit, body, about, tables)
-            for sql in rewrites:
-                if self._rewrites.pending(database, sql):
-                    waiting = self._waiting.get((database, sql)) or {}
-                    waiting[finding.id] = (finding, tuple(rewrites))
-                    self._waiting.put((database, sql), waiting)
-            yield replace(finding, suggestion=self._suggestion(finding.suggestion.text, database, tuple(rewrites)))
+            candidates = [found for loop in body.loops if (found := _candidate(loop)) is not None]
+            finding, questions = self._rewrites.suggest(_finding(unit, body, about, tables), candidates)
+            yield finding
+            yield from questions
 
     def _scale(self, unit: Unit, loop: Repetition) -> Scale:
         """How the turns of a loop follow the rows of what drove it, in all units so far."""
@@ -125,17 +95,6 @@ class NPlusOne(Analyzer):
             return ""
         return self._scaling.add(unit.route or driver, loop.statement.fingerprint, rows, loop.distinct)
 
-    def _suggestion(self, text: str, database: str, rewrites: tuple[str, ...]) -> Suggestion:
-        """The advice with what may be shown of the rewrites; as sure as the least sure of them."""
-        shown = [one for one in (self._rewrites.of(database, sql) for sql in rewrites) if one.sql]
-        if not shown:
-            return Suggestion(text=text)
-        status: SuggestionStatus = next(
-            (status for status in ("unverified", "partly") if any(one.status == status for one in shown)), "verified"
-        )
-        words = " ".join(dict.fromkeys((text, *(one.words for one in shown if one.words))))
-        return Suggestion(text=words, sql=";\n".join(one.sql for one in shown), status=status)
-
 
 class _About(NamedTuple):
     """What a body's first loop is about: who drove it, and how sure that is."""
@@ -145,6 +104,13 @@ class _About(NamedTuple):
     parent: str
     parent_sql: str
     proof: tuple[str, ...]
+
+
+def _candidate(loop: Repetition) -> Candidate | None:
+    """One query for all turns of a loop, where there is one."""
+    sql = for_all(loop.statement.sql, *loop.place)
+    values = array_of(loop.executions, loop.place[0]) if sql else ()
+    return Candidate(sql, values, loop.executions[0], len(loop.executions)) if values else None
 
 
 def _heard(unit: Unit, loop: Repetition) -> bool:

@@ -1,8 +1,9 @@
 """Rewrites that the server was asked about: one is shown when EXPLAIN takes it.
 
-Enters: a loop and one statement for all of it; later the server's answer. Leaves: the question, what may be shown, and
-how sure it is. `verified` is a rewrite that the server takes and expects to be cheaper than the loop, `partly` one that
-it only takes; `unverified` where nobody could be asked. What the server refuses is never shown.
+Enters: findings with candidates, each one statement for a whole loop; later the server's answers. Leaves: questions,
+and findings that show what may be shown. `verified` is a rewrite that the server takes and expects to be cheaper than
+the loop, `partly` one that it only takes; `unverified` where nobody could be asked. What the server refuses is never
+shown.
 """
 
 from __future__ import annotations
@@ -10,126 +11,194 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from pgtattle.analyzers.analyzer import RewriteAnswer, RewriteQuestion
+from msgspec.structs import replace
+
+from pgtattle.analyzers.analyzer import Answer, RewriteAnswer, RewriteQuestion
+from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.schema import SuggestionStatus
+from pgtattle.proxy.schema import LoopEvidence, Suggestion, SuggestionStatus, WriteLoopEvidence
 
 MAX_REWRITES: Final = 1_000
+MAX_WAITING: Final = 500
+"""Rewrites that findings wait for."""
 MAX_VALUES: Final = 1_000
 ASK_AGAIN_NS: Final = 600_000_000_000
 
 Key = tuple[str, str]
+"""A database and a statement."""
 
 
-class Rewrite(NamedTuple):
-    """What may be shown: SQL with its status, and a sentence on what the planner said of it."""
+class Candidate(NamedTuple):
+    """One statement for `turns` executions of a loop, with parameters to plan it with."""
 
-    sql: str = ""
-    status: SuggestionStatus = "advice"
-    words: str = ""
-
-
-NOTHING: Final = Rewrite()
+    sql: str
+    values: tuple[Parameter, ...]
+    first: Execution
+    turns: int
 
 
-class _Asked:
-    __slots__ = ("answered", "at_ns", "rewrite", "turns")
+class _Rewrite:
+    """What is known of a rewrite: shown as `sql` with a status and the planner's words, once it was answered."""
 
-    def __init__(self, at_ns: int, turns: int) -> None:
-        self.at_ns = at_ns
+    __slots__ = ("answered", "asked_ns", "sql", "status", "turns", "words")
+
+    def __init__(self, turns: int) -> None:
+        self.asked_ns = 0
         self.turns = turns
         self.answered = False
-        self.rewrite = NOTHING
+        self.sql = ""
+        self.status: SuggestionStatus = "unverified"
+        self.words = ""
+
+    def learn(self, answer: RewriteAnswer) -> None:
+        self.answered = True
+        self.sql, self.status, self.words = "", "unverified", ""
+        if answer.refused:
+            return
+        self.sql = answer.question.rewritten
+        if answer.error:
+            return
+        try:
+            one, all_ = read(answer.before).total_cost, read(answer.after).total_cost
+        except ValueError:
+            return
+        self.status = "verified" if all_ < self.turns * one else "partly"
+        self.words = f"The planner expects {all_:,.2f} for all at once, and {one:,.2f} for each of {self.turns}."
 
 
 class Rewrites:
-    """What is known of rewrites, by database and SQL."""
+    """The rewrites of one analyzer's findings."""
 
     def __init__(self) -> None:
-        self._asked: Bounded[Key, _Asked] = Bounded(MAX_REWRITES)
+        self._rewrites: Bounded[Key, _Rewrite] = Bounded(MAX_REWRITES)
+        # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
+        self._waiting: Bounded[Key, dict[str, tuple[Finding, tuple[str, ...]]]] = Bounded(MAX_WAITING)
 
-    def ask(
-        self, executions: Sequence[Execution], sql: str, parameters: tuple[Parameter, ...]
-    ) -> RewriteQuestion | None:
-        """The question whether `sql`, with these parameters, does what the loop does; None where it was asked.
+    def suggest(self, finding: Finding, candidates: Sequence[Candidate]) -> tuple[Finding, list[RewriteQuestion]]:
+        """The finding with what may be shown of its rewrites now, and what is to be asked about the others.
 
         The loop's values go to the server that they came from, and nowhere else.
         """
-        first, last = executions[0], executions[-1]
-        key = (first.connection.database, sql)
-        asked = self._asked.get(key)
-        if asked is not None and last.ended_ns - asked.at_ns < ASK_AGAIN_NS:
-            return None
-        if asked is None:
-            asked = _Asked(last.ended_ns, len(executions))
-            self._asked.put(key, asked)
-        asked.at_ns = last.ended_ns
-        return RewriteQuestion(
-            database=first.connection.database,
-            sql=first.text.sql,
-            parameters=first.parameters,
-            rewritten=sql,
-            values=parameters,
-        )
+        if not candidates:
+            return finding, []
+        database = candidates[0].first.connection.database
+        statements = tuple(candidate.sql for candidate in candidates)
+        questions: list[RewriteQuestion] = []
+        for candidate in candidates:
+            key = (database, candidate.sql)
+            rewrite = self._rewrites.get(key)
+            if rewrite is None:
+                rewrite = _Rewrite(candidate.turns)
+                self._rewrites.put(key, rewrite)
+            if not rewrite.asked_ns or finding.at_ns - rewrite.asked_ns >= ASK_AGAIN_NS:
+                rewrite.asked_ns = finding.at_ns
+                questions.append(
+                    RewriteQuestion(
+                        database=database,
+                        sql=candidate.first.text.sql,
+                        parameters=candidate.first.parameters,
+                        rewritten=candidate.sql,
+                        values=candidate.values,
+                    )
+                )
+            if not rewrite.answered:
+                waiting = self._waiting.get(key) or {}
+                waiting[finding.id] = (finding, statements)
+                self._waiting.put(key, waiting)
+        return replace(finding, suggestion=self._suggestion(finding.suggestion.text, database, statements)), questions
 
-    def of(self, database: str, sql: str) -> Rewrite:
-        """What may be shown of a rewrite now."""
-        asked = self._asked.get((database, sql))
-        return asked.rewrite if asked is not None else NOTHING
+    def answer(self, answer: Answer) -> list[Finding]:
+        """The findings that waited for this answer, said again with it; they count no new executions."""
+        if not isinstance(answer, RewriteAnswer):
+            return []
+        key = (answer.question.database, answer.question.rewritten)
+        rewrite = self._rewrites.get(key)
+        if rewrite is None:
+            return []
+        rewrite.learn(answer)
+        again: list[Finding] = []
+        for finding, statements in (self._waiting.pop(key) or {}).values():
+            suggestion = self._suggestion(finding.suggestion.text, key[0], statements)
+            evidence = finding.evidence
+            if suggestion.sql and isinstance(evidence, LoopEvidence | WriteLoopEvidence):
+                evidence = replace(evidence, units=0)
+                again.append(replace(finding, count=0, total_ns=0, evidence=evidence, suggestion=suggestion))
+        return again
 
-    def pending(self, database: str, sql: str) -> bool:
-        """True while an answer may still come, for the first time."""
-        asked = self._asked.get((database, sql))
-        return asked is not None and not asked.answered
-
-    def answer(self, answer: RewriteAnswer) -> Key:
-        """Take an answer; the rewrite that it is about."""
-        question = answer.question
-        key = (question.database, question.rewritten)
-        asked = self._asked.get(key)
-        if asked is None:
-            return key
-        asked.answered = True
-        if answer.refused:
-            asked.rewrite = NOTHING
-        elif answer.error:
-            asked.rewrite = Rewrite(question.rewritten, "unverified")
-        else:
-            asked.rewrite = _judged(answer, asked.turns)
-        return key
-
-
-def _judged(answer: RewriteAnswer, turns: int) -> Rewrite:
-    try:
-        one, all_ = read(answer.before).total_cost, read(answer.after).total_cost
-    except ValueError:
-        return Rewrite(answer.question.rewritten, "unverified")
-    words = f"The planner expects {all_:,.2f} for all at once, and {one:,.2f} for each of {turns}."
-    return Rewrite(answer.question.rewritten, "verified" if all_ < turns * one else "partly", words)
+    def _suggestion(self, text: str, database: str, statements: Sequence[str]) -> Suggestion:
+        """The advice with the rewrites that may be shown; as sure as the least sure of them."""
+        known = (self._rewrites.get((database, sql)) for sql in statements)
+        shown = [rewrite for rewrite in known if rewrite is not None and rewrite.sql]
+        if not shown:
+            return Suggestion(text=text)
+        statuses = [rewrite.status for rewrite in shown]
+        status: SuggestionStatus = "verified"
+        if any(one != "verified" for one in statuses):
+            status = "unverified" if "unverified" in statuses else "partly"
+        words = " ".join(dict.fromkeys((text, *(rewrite.words for rewrite in shown if rewrite.words))))
+        return Suggestion(text=words, sql=";\n".join(rewrite.sql for rewrite in shown), status=status)
 
 
 def array_of(executions: Sequence[Execution], number: int) -> tuple[Parameter, ...]:
-    """The parameters of a statement in which `$number` stands for the array of all values of a loop.
+    """The parameters of a statement in which `$number` stands for an array of all values of a loop.
 
-    The others are those of the first turn. Types are left to the server.
+    The others are those of the first turn. Types are left to the server. Empty where a value has no text.
     """
-    members: dict[str, None] = {}
-    for execution in executions[:MAX_VALUES]:
-        for slot, value in zip(execution.text.slots, execution.values, strict=True):
-            if slot.number == number and value is not None:
-                members[value] = None
-    first = executions[0]
-    given = {
-        slot.number: first.parameters[slot.parameter - 1] if slot.parameter else Parameter(0, slot.value)
-        for slot in first.text.slots
+    given = values_of(executions[0])
+    members = _members(executions, number)
+    if members is None or number not in given:
+        return ()
+    given[number] = Parameter(0, members)
+    return _in_order(given)
+
+
+def arrays_of(executions: Sequence[Execution]) -> tuple[Parameter, ...]:
+    """The parameters of a statement in which every placeholder stands for an array, a member for each turn."""
+    given: dict[int, Parameter] = {}
+    for number in values_of(executions[0]):
+        members = _members(executions, number, every=True)
+        if members is None:
+            return ()
+        given[number] = Parameter(0, members)
+    return _in_order(given)
+
+
+def rows_of(executions: Sequence[Execution], again: Sequence[int]) -> tuple[Parameter, ...]:
+    """The parameters of two turns: all of the first, then those of the second that are said `again`."""
+    given, second = values_of(executions[0]), values_of(executions[1])
+    last = max(given, default=0)
+    for place, number in enumerate(again, start=1):
+        given[last + place] = second.get(number, Parameter(0, None))
+    return _in_order(given)
+
+
+def values_of(execution: Execution) -> dict[int, Parameter]:
+    """The values of an execution by the number of their placeholder in the normal form."""
+    return {
+        slot.number: execution.parameters[slot.parameter - 1] if slot.parameter else Parameter(0, slot.value)
+        for slot in execution.text.slots
+        if slot.parameter <= len(execution.parameters)
     }
-    given[number] = Parameter(0, "{" + ",".join(map(_member, members)) + "}")
-    return tuple(given.get(place, Parameter(0, None)) for place in range(1, max(given) + 1))
 
 
-def _member(value: str) -> str:
+def _in_order(given: dict[int, Parameter]) -> tuple[Parameter, ...]:
+    return tuple(given.get(place, Parameter(0, None)) for place in range(1, max(given, default=0) + 1))
+
+
+def _members(executions: Sequence[Execution], number: int, every: bool = False) -> str | None:
+    """An array's text: the different values of a placeholder, or `every` one. None where a value has no text."""
+    members: list[str] = []
+    for execution in executions[:MAX_VALUES]:
+        value = values_of(execution).get(number)
+        if value is None or value.binary is not None or value.truncated:
+            return None
+        members.append("NULL" if value.value is None else _quoted(value.value))
+    return "{" + ",".join(members if every else dict.fromkeys(members)) + "}"
+
+
+def _quoted(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

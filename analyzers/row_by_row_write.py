@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
-from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import MOST, batched, is_catalogue, is_retryable, is_tool
+from pgtattle.analyzers.rewrites import Candidate, Rewrites, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts import FactsCache
-from pgtattle.proxy.events import Unit
+from pgtattle.analyzers.sql.rewrite_writes import write_all
+from pgtattle.proxy.events import Parameter, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, Severity, Suggestion, UnitRef, WriteLoopEvidence
 from pgtattle.proxy.settings import RuleSettings
@@ -26,8 +28,12 @@ LOOK_BEFORE: Final = 4
 """Executions of a connection before a write among which the read that checked for it is looked for."""
 
 _COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE"))
-_ONE_ROW: Final = re.compile(r"(?P<head>INSERT INTO .+ VALUES )\((?P<row>[^()]*)\)", re.S)
-_ONE_KEY: Final = re.compile(r"(?P<head>DELETE FROM [\w.\"]+ WHERE [\w.\"]+ = )\$1(?P<cast>::\w+)?")
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
+# pg_type.dat
+_TYPES: Final = {
+    16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 25: "text", 700: "real", 701: "double precision",
+    1043: "text", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
+}  # fmt: skip
 _HOW: Final = {
     "INSERT": "insert them with one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…)), or with COPY",
     "UPDATE": "change them with one UPDATE … FROM (VALUES …) or FROM unnest(…)",
@@ -53,9 +59,10 @@ class RowByRowWrite(Analyzer):
     def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
         self._least = settings.row_by_row_write_min
         self._facts = facts
+        self._rewrites = Rewrites()
 
-    def unit(self, unit: Unit) -> Iterable[Finding]:
-        """The loops of writes of a complete unit."""
+    def unit(self, unit: Unit) -> Iterable[Outcome]:
+        """The loops of writes of a complete unit, and questions about what would replace them."""
         executions = unit.executions
         if len(executions) < self._least or unit.kind == "burst" or is_tool(executions[0].connection.application):
             return ()
@@ -65,10 +72,16 @@ class RowByRowWrite(Analyzer):
                 record = execution.connection
                 key = (execution.text.statement.fingerprint, record.database, record.user)
                 groups.setdefault(key, []).append(index)
-        repeated = [group for group in groups.values() if len(group) >= self._least]
-        return [finding for group in repeated if (finding := self._judge(unit, group)) is not None]
+        outcomes: list[Outcome] = []
+        for group in groups.values():
+            outcomes += self._judge(unit, group) if len(group) >= self._least else ()
+        return outcomes
 
-    def _judge(self, unit: Unit, group: list[int]) -> Finding | None:
+    def answer(self, answer: Answer) -> Iterable[Outcome]:
+        """The findings whose rewrite the server took, said again with it."""
+        return self._rewrites.answer(answer)
+
+    def _judge(self, unit: Unit, group: list[int]) -> Sequence[Outcome]:
         all_ = unit.executions
         retried = {
             (one.connection.id, one.transaction)
@@ -81,17 +94,19 @@ class RowByRowWrite(Analyzer):
             if all_[index].sqlstate is None and (all_[index].connection.id, all_[index].transaction) not in retried
         ]
         if len(group) < self._least or batched(all_, group):
-            return None
+            return ()
         executions = [all_[index] for index in group]
         tables = self._facts.of(executions[0].text).tables
         if not tables or all(map(is_catalogue, tables)) or _several_rows(executions):
-            return None
+            return ()
         insert = executions[0].text.statement.command == "INSERT"
         distinct = len({_values(execution, all_slots=insert) for execution in executions})
         if not insert and distinct < MOST * len(group):
             # The same row again and again: a counter, a heartbeat, a queue.
-            return None
-        return _finding(unit, executions, distinct, tables, insert and self._checked(all_, group, tables))
+            return ()
+        finding = _finding(unit, executions, distinct, tables, insert and self._checked(all_, group, tables))
+        finding, questions = self._rewrites.suggest(finding, _candidates(executions, distinct))
+        return finding, *questions
 
     def _checked(self, all_: Sequence[Execution], group: list[int], tables: tuple[str, ...]) -> bool:
         """True where most writes come after a read of the same table: get, or create."""
@@ -162,7 +177,7 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(text=_advice(executions, alone, checked), sql=one_for_all(statement.sql)),
+        suggestion=Suggestion(text=_advice(executions, alone, checked)),
         at_ns=unit.ended_ns,
     )
 
@@ -182,16 +197,27 @@ def _advice(executions: Sequence[Execution], alone: bool, checked: bool) -> str:
     return "; ".join(words) + "."
 
 
-def one_for_all(sql: str) -> str:
-    """A statement that does two turns of the loop at once, where it is trivial and right; else empty."""
-    if (key := _ONE_KEY.fullmatch(sql)) is not None:
-        cast = key["cast"] or ""
-        return f"{key['head']}ANY($1{cast}{'[]' if cast else ''})"
-    row = _ONE_ROW.fullmatch(sql)
-    if row is None:
-        return ""
-    numbers = [int(number) for number in re.findall(r"\$(\d+)", row["row"])]
-    if not numbers or numbers != list(range(1, len(numbers) + 1)) or "$" in row["head"]:
-        return ""
-    second = re.sub(r"\$(\d+)", lambda match: f"${int(match[1]) + len(numbers)}", row["row"])
-    return f"{row['head']}({row['row']}), ({second})"
+def _candidates(executions: Sequence[Execution], distinct: int) -> list[Candidate]:
+    """One statement for all writes, where there is one."""
+    first = executions[0]
+    if first.text.statement.command != "INSERT" and distinct < len(executions):
+        # Of two changes of one row a loop leaves the later, one statement either.
+        return []
+    values = [values_of(execution) for execution in executions]
+    types = tuple(
+        (number, _type_of([turn[number] for turn in values if number in turn])) for number in sorted(values[0])
+    )
+    write = write_all(first.text.statement.sql, types)
+    if write is None or any(value.binary is not None for value in values[0].values()):
+        return []
+    given = rows_of(executions, write.again) if write.again else arrays_of(executions)
+    return [Candidate(write.sql, given, first, len(executions))] if given else []
+
+
+def _type_of(values: Sequence[Parameter]) -> str:
+    """The type of an array of these: that of the parameter, else what their texts look like."""
+    oid = values[0].oid
+    texts = [value.value for value in values if value.value is not None]
+    if oid or not texts or not all(map(_NUMBER.fullmatch, texts)):
+        return _TYPES.get(oid, "text")
+    return "numeric" if any("." in text for text in texts) else "bigint"

@@ -1,0 +1,127 @@
+"""One write for all: each candidate is run by a server, and leaves the table as the loop leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgtattle.analyzers.rewrites import arrays_of, rows_of, values_of
+from pgtattle.analyzers.sql.rewrite_writes import write_all
+from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.events import Connection, Parameter
+from pgtattle.proxy.execution import Execution
+from tests.conftest import Database
+
+SETUP = """
+    CREATE TABLE books (id int PRIMARY KEY, owner text, title text, price numeric, sold int);
+    INSERT INTO books SELECT n, 'o' || n % 3, 'book ' || n, n, 0 FROM generate_series(1, 50) n;
+"""
+TURNS = [("7", "o1", 'Zoë \\ "x"'), ("3", "o0", "it''s {a,b}"), ("49", "o1", ""), ("999", "o2", "NULL")]
+UPDATES = [
+    "UPDATE books SET title = '{title}' WHERE id = {id}",
+    "UPDATE books SET title = '{title}', sold = sold + {id} WHERE id = {id}",
+    'UPDATE "books" SET "title" = \'{title}\' WHERE "books"."id" = {id} AND owner = \'{owner}\'',
+    "UPDATE books b SET price = {id}.5 WHERE b.id = {id}::int RETURNING b.id",
+    "UPDATE books SET sold = 5 WHERE id = {id} AND sold < 4",
+]
+DELETES = [
+    "DELETE FROM books WHERE id = {id}",
+    "DELETE FROM books WHERE id = {id}::int AND sold = 0 RETURNING title",
+    "DELETE FROM books WHERE id = {id} AND owner = '{owner}'",
+]
+INSERTS = [
+    "INSERT INTO books (id, title) VALUES (10{id}, '{title}')",
+    "INSERT INTO books VALUES (10{id}::int, '{owner}', '{title}', DEFAULT, 0) ON CONFLICT (id) DO NOTHING RETURNING id",
+    "INSERT INTO books (id, title, price) VALUES (10{id}, upper('{title}'), 10{id}.25)",
+]
+NOTHING = [
+    "UPDATE books SET title = 'x' WHERE id = 1 OR id = 2",
+    "UPDATE books SET title = 'x' WHERE id > 1",
+    "UPDATE books SET title = 'x'",
+    "UPDATE books SET title = a.name FROM authors a WHERE books.id = 1",
+    "UPDATE books SET title = (SELECT 'x') WHERE id = 1",
+    "DELETE FROM books",
+    "DELETE FROM books USING authors WHERE books.id = 1",
+    "DELETE FROM books WHERE id IN (1, 2)",
+    "INSERT INTO books (id) SELECT 1",
+    "INSERT INTO books (id, title) VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET title = 'b'",
+    "INSERT INTO books (id, title) VALUES ((SELECT 1), 'a')",
+    "INSERT INTO books DEFAULT VALUES",
+    "WITH a AS (SELECT 1) DELETE FROM books WHERE id = 1",
+]
+
+
+@pytest.fixture
+def books(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(SETUP)
+        yield connection
+
+
+def execution(sql: str) -> Execution:
+    (text,) = Texts().read(sql)
+    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
+    return Execution(id=1, connection=connection, text=text, started_ns=0, ended_ns=1)
+
+
+def types(one: Execution) -> tuple[tuple[int, str], ...]:
+    found = []
+    for slot in one.text.slots:
+        is_number = slot.kind == "number"
+        found.append((slot.number, "numeric" if is_number and "." in slot.value else "bigint" if is_number else "text"))
+    return tuple(sorted(dict(found).items()))
+
+
+def left(connection: psycopg.Connection[Any], *statements: tuple[str, tuple[Parameter, ...]]) -> list[Any]:
+    """The table after the statements, which are then undone."""
+    try:
+        connection.execute("BEGIN")
+        for sql, parameters in statements:
+            values = [None if one.value is None else one.value.encode() for one in parameters]
+            result = connection.pgconn.exec_params(sql.encode(), values)
+            assert result.status in (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK), (
+                result.get_error_message()
+            )
+        return connection.execute("SELECT id, owner, title, price, sold FROM books ORDER BY id").fetchall()
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("sql", UPDATES + DELETES)
+def test_a_change_of_all_rows_leaves_what_the_loop_leaves(books: psycopg.Connection[Any], sql: str) -> None:
+    turns = [execution(sql.format(id=id, owner=owner, title=title)) for id, owner, title in TURNS]
+    write = write_all(turns[0].statement.sql, types(turns[0]))
+    assert write is not None
+    before, loop = left(books), left(books, *((turn.text.sql, ()) for turn in turns))
+    assert before != loop
+    assert left(books, (write.sql, arrays_of(turns))) == loop
+
+
+@pytest.mark.parametrize("sql", INSERTS)
+def test_an_insert_of_two_rows_leaves_what_two_inserts_leave(books: psycopg.Connection[Any], sql: str) -> None:
+    turns = [execution(sql.format(id=id, owner=owner, title=title)) for id, owner, title in TURNS[:2]]
+    write = write_all(turns[0].statement.sql, types(turns[0]))
+    assert write is not None
+    loop = left(books, *((turn.text.sql, ()) for turn in turns))
+    assert left(books, (write.sql, rows_of(turns, write.again))) == loop
+    assert len(loop) == 52
+
+
+@pytest.mark.parametrize("sql", NOTHING)
+def test_what_could_be_wrong_is_not_suggested(sql: str) -> None:
+    one = execution(sql)
+    assert write_all(one.statement.sql, types(one)) is None
+
+
+def test_bound_parameters_go_as_they_came() -> None:
+    (text,) = Texts().read("UPDATE books SET title = $2 WHERE id = $1")
+    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
+    parameters = (Parameter(23, "7"), Parameter(25, None))
+    one = Execution(id=1, connection=connection, text=text, parameters=parameters, started_ns=0, ended_ns=1)
+    assert {number: value.value for number, value in values_of(one).items()} == {
+        slot.number: parameters[slot.parameter - 1].value for slot in text.slots
+    }
+    assert sorted(value.value or "" for value in arrays_of([one, one])) == ['{"7","7"}', "{NULL,NULL}"]
