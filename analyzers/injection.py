@@ -40,6 +40,8 @@ _PROBES: Final = re.compile(
 )
 _ALONE: Final = frozenset(("a condition that is always true", "a second statement", "a call that probes the server"))
 """Signs that no query builder makes."""
+_BROKEN: Final = "a quote that breaks the statement"
+_GOES_ON: Final = re.compile(r"'(?:[^']|'')*'\w")
 
 
 class _Place:
@@ -150,8 +152,13 @@ def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
     if commented and not place.commented and not any(rest.endswith(_tail(one)) for one in usual):
         signs.append("a comment that cuts off the rest")
     if execution.sqlstate == "42601":
-        signs.append("a quote that breaks the statement")
+        signs.append(_BROKEN if _ends_early(text.sql) else "a statement that is no SQL")
     return signs
+
+
+def _ends_early(sql: str) -> bool:
+    """True where a literal ends in the middle of a value, as in 'O'Brien'."""
+    return sql.count("'") % 2 == 1 or _GOES_ON.search(sql) is not None
 
 
 def _tail(rest: str) -> str:
@@ -172,7 +179,8 @@ def _finding(execution: Execution, place: _Place, slot: Slot, signs: list[str]) 
     burst = place.errors >= ERRORS
     severity: Severity = "medium"
     confidence: Confidence = "candidate"
-    if len(signs) > 1 or (burst and _ALONE & set(signs)):
+    if len(signs) > 1 or _BROKEN in signs or (burst and _ALONE & set(signs)):
+        # A quote that breaks out says for sure that values are pasted as they come.
         severity, confidence = "critical", "likely"
     elif _ALONE & set(signs) or burst:
         severity = "high"

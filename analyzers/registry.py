@@ -10,6 +10,7 @@ from pgtattle.analyzers.cacheable import Cacheable
 from pgtattle.analyzers.chatty_unit import ChattyUnit
 from pgtattle.analyzers.injection import Injection
 from pgtattle.analyzers.keys import Keys
+from pgtattle.analyzers.list_growth import ListGrowth
 from pgtattle.analyzers.missing_index import MissingIndex
 from pgtattle.analyzers.n_plus_one import NPlusOne
 from pgtattle.analyzers.parameters import Unparameterized
@@ -52,6 +53,7 @@ def analyzers(
         ChattyUnit(settings, repetitions),
         MissingIndex(settings, facts),
         Unparameterized(facts),
+        ListGrowth(),
         Injection(),
         CacheChurn(),
         SlowQuery(settings, facts),

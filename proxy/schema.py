@@ -200,7 +200,7 @@ class InjectionEvidence(Struct, frozen=True, kw_only=True, tag="injection-signal
 class PastedEvidence(Struct, frozen=True, kw_only=True, tag="unparameterized", tag_field="rule"):
     """`unparameterized`: literals that vary. `bound_share` is the share of the application's executions that bind.
 
-    `examples` are masked to kind and length.
+    `examples` are masked to kind and length. `lengths` counts those of a list, where that is what varies.
     """
 
     application: str
@@ -211,6 +211,7 @@ class PastedEvidence(Struct, frozen=True, kw_only=True, tag="unparameterized", t
     bound_share: float
     statements: int
     examples: list[str]
+    lengths: int = 0
 
 
 class IndexEvidence(Struct, frozen=True, kw_only=True, tag="missing-index", tag_field="rule"):

@@ -139,6 +139,11 @@ def evidence_in_words(evidence: Evidence) -> str:
             words += f"; {_plural(evidence.errors, 'error')} of statements that begin alike" if evidence.errors else ""
             return words + (f"; sent from {evidence.source}" if evidence.source else "")
         case PastedEvidence():
+            if evidence.lengths:
+                return (
+                    f"{_plural(evidence.executions, 'execution')} of {evidence.application or 'the application'} with "
+                    f"lists of {evidence.lengths} different lengths in {', '.join(evidence.slots)}"
+                )
             binds = f"{evidence.application or 'the application'} binds {evidence.bound_share:.0%} of its executions"
             if not evidence.slots:
                 return (

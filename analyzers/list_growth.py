@@ -1,0 +1,98 @@
+"""`unparameterized`, the lists: IN with a placeholder for each member, so that every length is another text.
+
+Enters: executions. Leaves: one `info` for a statement of an application that binds, when its list came in many lengths.
+Each is parsed and planned anew, and is a statement of its own in the driver's cache and in pg_stat_statements. Out of
+scope: what `statement-cache-churn` says of named statements; VALUES of many rows, which are meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+from pgtattle.analyzers.analyzer import Analyzer
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.repetition import is_tool
+from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.schema import PastedEvidence, Suggestion
+
+MIN_LENGTHS: Final = 10
+MAX_LENGTHS: Final = 256
+MAX_STATEMENTS: Final = 2_000
+
+
+class _List:
+    __slots__ = ("executions", "lengths", "next_at", "total_ns")
+
+    def __init__(self) -> None:
+        self.executions = 0
+        self.total_ns = 0
+        self.lengths: set[int] = set()
+        self.next_at = MIN_LENGTHS
+
+
+class ListGrowth(Analyzer):
+    """Follows the lengths of bound lists."""
+
+    rules: ClassVar[tuple[str, ...]] = ("unparameterized",)
+
+    def __init__(self) -> None:
+        self._lists: Bounded[tuple[str, str], _List] = Bounded(MAX_STATEMENTS)
+
+    def execution(self, execution: Execution) -> Iterable[Finding]:
+        """Count a length; a finding when there are many, then at each doubling."""
+        text = execution.text
+        if not text.lists or not execution.binds or text.truncated or text.statement.kind != "read":
+            return ()
+        number, length = max(text.lists, key=lambda one: one[1])
+        application = execution.connection.application or execution.connection.user
+        key = (application, text.statement.fingerprint)
+        found = self._lists.get(key)
+        if found is None:
+            found = _List()
+            self._lists.put(key, found)
+        found.executions += 1
+        found.total_ns += execution.duration_ns
+        if length in found.lengths or len(found.lengths) >= MAX_LENGTHS:
+            return ()
+        found.lengths.add(length)
+        if len(found.lengths) < found.next_at or is_tool(application) or text.tags.get("pgtattle") == "ignore":
+            return ()
+        found.next_at *= 2
+        return (_finding(execution, application, number, found),)
+
+
+def _finding(execution: Execution, application: str, number: int, found: _List) -> Finding:
+    statement = execution.text.statement
+    lengths = len(found.lengths)
+    as_array = re.sub(rf"\bIN \(\${number}\b[^()]*\)", f"= ANY(${number})", statement.sql)
+    return Finding(
+        rule="unparameterized",
+        subject=f"{statement.fingerprint} lists",
+        severity="info",
+        confidence="likely",
+        title=f"a list of {lengths} different lengths makes as many texts of one {statement.command}",
+        fingerprints=(statement.fingerprint,),
+        sql=statement.sql,
+        count=found.executions,
+        total_ns=found.total_ns,
+        evidence=PastedEvidence(
+            application=application,
+            executions=found.executions,
+            texts=lengths,
+            slots=[f"${number}"],
+            values=0,
+            bound_share=1.0,
+            statements=1,
+            examples=[],
+            lengths=lengths,
+        ),
+        suggestion=Suggestion(
+            text="Pass the list as one array: = ANY($1). Then there is one text, planned and remembered once.",
+            sql=as_array if as_array != statement.sql else "",
+        ),
+        at_ns=execution.ended_ns,
+        cumulative=True,
+    )
