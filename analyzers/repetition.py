@@ -13,41 +13,42 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
-from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.values import (
+    MOST,
+    Values,
+    are_known,
+    compared_to,
+    is_listed,
+    is_paged,
+    one_place,
+    varying_places,
+    without_clock,
+)
 from pgtattle.analyzers.walks import walked
 from pgtattle.proxy.events import Statement, Text, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
 
-Values = tuple[str | None, ...]
-
-# Most of a group must look like a batch, a list or a check for the whole to be one.
-MOST: Final = 0.8
 # Below this share of different values it is a cache that is missing, not a join.
 FEW_VALUES: Final = 0.2
 # A weak unit that lasts longer is a busy pooled connection, not one piece of work.
 WEAK_SPAN_NS: Final = 5_000_000_000
 LOOK_BACK: Final = 100
-INT8: Final = 20
 # Of a loop whose parent is proven so much less is enough: three instead of five.
 PROVEN: Final = 0.6
 
 _RETRYABLE: Final = frozenset(("40001", "40P01", "55P03", "57014"))
 _LOCKS: Final = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share|key\s+share)\b", re.IGNORECASE)
-_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 VOLATILE: Final = re.compile(
     r"\b(?:nextval|random|gen_random_uuid|uuid_generate_v\w+|clock_timestamp|statement_timestamp|timeofday|pg_\w+)\s*\(",
     re.IGNORECASE,
 )
-_ANY: Final = re.compile(r"\b(?:any|all|unnest)\s*\(", re.IGNORECASE)
-_COMPARED: Final = re.compile(r"(?:<|>|<=|>=)\s*(?:row\s*)?\(?\s*(?:\$\d+\s*,\s*)*$", re.IGNORECASE)
 _TOOLS: Final = re.compile(
     r"(?:psql|pg_dump|pg_restore|pgadmin|dbeaver|datagrip|tableplus|pgcli|navicat|pgbench|flyway|liquibase|alembic"
     r"|dbmate|sqitch|golang-migrate|pgtattle)\b",
@@ -209,27 +210,27 @@ class Repetitions:
         if len(group) < least or batched(all_, group):
             return None
         executions = [all_[index] for index in group]
-        if not all(map(_values_known, executions)):
+        if not all(map(are_known, executions)):
             return None
         rows = [execution.values for execution in executions]
-        values = _without_clock(rows, executions)
+        values = without_clock(rows, executions)
         distinct = Counter(values)
         before = self._read_before(all_, group[0], members)
-        varying = _varying(executions[0], rows)
+        varying = varying_places(executions[0], rows)
         parent: Parent | None = None
         walk = ""
         if len(distinct) >= LEAST and len(group) >= proven_min and varying:
-            loop = Loop(executions, _compared_to(executions[0], rows, varying), tables)
+            loop = Loop(executions, compared_to(executions[0], rows, varying), tables)
             parent = self._parents.of(loop, all_[: group[0]], self.tables)
             if parent is None or not parent.proven:
                 walk = walked(loop, self._samples, self._keys)
         proven = bool(walk) or (parent is not None and parent.proven)
         if proven or (len(distinct) >= self._loop_min and len(distinct) > FEW_VALUES * len(group)):
-            if _paged(executions[0], varying) or _listed(executions, rows, varying):
+            if is_paged(executions[0], varying) or is_listed(executions, rows, varying):
                 return None
             if self._checks(all_, group, tables):
                 return None
-            place = _place(executions[0], varying)
+            place = one_place(executions[0], varying)
             return Repetition("loop", executions, len(distinct), tables, before, parent, place, walk)
         again = self._unchanged(all_, group, values, tables)
         if len(again) < self._repeat_min or VOLATILE.search(text.statement.sql):
@@ -332,110 +333,3 @@ def batched(all_: Sequence[Execution], group: list[int]) -> bool:
             together += before.text.statement.kind in ("read", "write") and before.ended_ns == start
             break
     return together >= MOST * len(group)
-
-
-def _values_known(execution: Execution) -> bool:
-    """False where two executions could not be told apart: something was cut, or the parameters were not seen."""
-    text = execution.text
-    return (
-        not text.truncated
-        and all(slot.parameter <= len(execution.parameters) for slot in text.slots)
-        and not any(parameter.truncated for parameter in execution.parameters)
-    )
-
-
-def _without_clock(values: list[Values], executions: Sequence[Execution]) -> list[Values]:
-    """The values less the moments that only follow the clock, as in `expires_at > '<now>'`."""
-    width = len(values[0])
-    if any(len(value) != width for value in values):
-        return values
-    span = (executions[-1].ended_ns - executions[0].started_ns) / 1e9 + 1
-    clocks = {column for column in range(width) if _is_clock([value[column] for value in values], span)}
-    if not clocks:
-        return values
-    return [tuple(item for column, item in enumerate(value) if column not in clocks) for value in values]
-
-
-def _is_clock(column: list[str | None], span: float) -> bool:
-    first, last = column[0], column[-1]
-    if first == last or not (first and last and _TIMESTAMP.match(first) and _TIMESTAMP.match(last)):
-        return False
-    if any(before is None or after is None or before > after for before, after in pairwise(column)):
-        return False
-    try:
-        return (datetime.fromisoformat(last[:19]) - datetime.fromisoformat(first[:19])).total_seconds() <= span
-    except ValueError:
-        return False
-
-
-def _varying(first: Execution, rows: list[Values]) -> set[int] | None:
-    """The placeholders whose values differ; None where the number of values does."""
-    slots = first.text.slots
-    if any(len(row) != len(slots) for row in rows):
-        return None
-    return {slot.number for slot, column in zip(slots, zip(*rows, strict=True), strict=True) if len(set(column)) > 1}
-
-
-def _compared_to(first: Execution, rows: list[Values], varying: set[int]) -> list[tuple[str, list[str]]]:
-    """The columns that varying values are compared to, each with the values in order."""
-    found: list[tuple[str, list[str]]] = []
-    for slot, column in zip(first.text.slots, zip(*rows, strict=True), strict=True):
-        values = [value for value in column if value is not None]
-        if slot.number in varying and slot.where in ("where", "on") and len(values) == len(column):
-            place = re.search(rf"([\w.\"]+)\s*=\s*(?:any\s*)?\(?\s*\${slot.number}(?!\d)", first.statement.sql, re.I)
-            found.append((place[1] if place else "", [value.strip("{}") for value in values]))
-    return found
-
-
-def _place(first: Execution, varying: set[int] | None) -> tuple[int, int]:
-    """The one placeholder that varies, and the oid of its type; zeros where there is no such one."""
-    if varying is None or len(varying) != 1:
-        return 0, 0
-    (number,) = varying
-    slots = [slot for slot in first.text.slots if slot.number == number]
-    if len(slots) != 1:
-        return 0, 0
-    if slots[0].parameter:
-        return number, first.parameters[slots[0].parameter - 1].oid
-    return number, INT8 if slots[0].kind == "number" and slots[0].value.isdecimal() else 0
-
-
-def _paged(first: Execution, varying: set[int] | None) -> bool:
-    """True where only the page changes: OFFSET, or a keyset condition (`> $1`) under a LIMIT."""
-    if varying is None:
-        return False
-    limits = {slot.number for slot in first.text.slots if slot.where == "limit"}
-    if varying <= limits:
-        return True
-    sql = first.statement.sql
-    limited = bool(limits) or " LIMIT " in sql or " FETCH " in sql
-    return limited and all(number in limits or _compared(sql, number) for number in varying)
-
-
-def _compared(sql: str, number: int) -> bool:
-    place = re.search(rf"\${number}(?!\d)", sql)
-    return place is not None and _COMPARED.search(sql, max(0, place.start() - 80), place.start()) is not None
-
-
-def _listed(executions: Sequence[Execution], rows: list[Values], varying: set[int] | None) -> bool:
-    """True where most executions ask for several values at once in what varies: chunks of a batch."""
-    arrays = _ANY.search(executions[0].statement.sql) is not None
-    several = 0
-    for execution, values in zip(executions, rows, strict=True):
-        text = execution.text
-        lengths = [length for number, length in text.lists if varying is None or number in varying]
-        if arrays:
-            lengths += [
-                _array_length(value)
-                for slot, value in zip(text.slots, values, strict=True)
-                if varying is None or slot.number in varying
-            ]
-        several += max(lengths, default=1) > 1
-    return several >= MOST * len(executions)
-
-
-def _array_length(value: str | None) -> int:
-    """The number of members of an array in PostgreSQL's text form; 1 for anything else."""
-    if value is None or not (value.startswith("{") and value.endswith("}")):
-        return 1
-    return value.count(",") + 1

@@ -15,10 +15,11 @@ from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
-from pgtattle.analyzers.repetition import MOST, batched, is_catalogue, is_retryable, is_tool
+from pgtattle.analyzers.repetition import batched, is_catalogue, is_retryable, is_tool
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
+from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Parameter, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, Severity, Suggestion, UnitRef, WriteLoopEvidence

@@ -6,7 +6,6 @@ Enters: executions as the decoder sees them end. Leaves: `Execution` records, wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -15,8 +14,6 @@ from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.tags import SessionTags
 from pgtattle.proxy.wire.rows import Sample
-
-_FEW: Final = 64
 
 
 @mypyc_attr(acyclic=True)
@@ -77,69 +74,6 @@ class Portal:
         self.parameters = parameters
         self.formats = formats
         self.running = running
-
-
-@mypyc_attr(acyclic=True)
-class Request:
-    """A message that waits for its answer.
-
-    `body` is that of a Bind, Describe or Close; `name` an Execute's portal or a Parse's statement. Of a Query, `done`
-    of its `texts` are executed.
-    """
-
-    __slots__ = ("at_ns", "body", "done", "exchange", "kind", "name", "prepared", "size", "texts")
-
-    def __init__(
-        self, kind: int, at_ns: int, size: int, exchange: int = 0, body: bytes = b"", name: bytes = b""
-    ) -> None:
-        self.kind = kind
-        self.at_ns = at_ns
-        self.size = size
-        self.exchange = exchange
-        self.body = body
-        self.name = name
-        self.texts: tuple[Text, ...] = ()
-        self.prepared: Prepared | None = None
-        self.done = 0
-
-
-class Requests:
-    """The requests that wait, in order."""
-
-    __slots__ = ("_first", "_requests")
-
-    def __init__(self) -> None:
-        self._requests: list[Request] = []
-        self._first = 0
-
-    def __len__(self) -> int:
-        return len(self._requests) - self._first
-
-    @property
-    def head(self) -> Request | None:
-        """The oldest one."""
-        return self._requests[self._first] if self._first < len(self._requests) else None
-
-    def push(self, request: Request) -> None:
-        """Ask one more."""
-        self._requests.append(request)
-
-    def pop(self) -> None:
-        """The oldest one is answered."""
-        self._first += 1
-        if self._first == len(self._requests):
-            self.replace([])
-        elif self._first >= _FEW and 2 * self._first >= len(self._requests):
-            self.replace(self._requests[self._first :])
-
-    def rest(self) -> list[Request]:
-        """All but the oldest."""
-        return self._requests[self._first + 1 :]
-
-    def replace(self, requests: list[Request]) -> None:
-        """These instead."""
-        self._requests = requests
-        self._first = 0
 
 
 @mypyc_attr(acyclic=True)

@@ -1,11 +1,10 @@
 """The decoder: one connection's trimmed frames in, executions out. A sans-I/O state machine.
 
-Requests wait in a queue until their answers come, so that pipelines, errors that skip up to a Sync, suspended portals
-and COPY are paired as the server does it. A name (statement, portal) is resolved when the server answers, not when the
+Requests wait in a queue (`asked`) until their answers come, so that pipelines, errors that skip up to a Sync, suspended
+portals and COPY are paired as the server does it. A name (statement, portal) is resolved when the server answers, not when the
 client asks: only then is it sure that an earlier Parse or Bind of the pipeline took effect. The executions of an
 exchange are given out at its ReadyForQuery, because only it says the transaction status.
-Source: PostgreSQL, "Message Flow"; `src/backend/tcop/postgres.c` (ignore_till_sync), `copyfromparse.c` (Sync in COPY
-IN). Out of scope: units of work, and what a statement means.
+Source: PostgreSQL, "Message Flow". Out of scope: units of work, and what a statement means.
 """
 
 from __future__ import annotations
@@ -18,21 +17,18 @@ from msgspec.structs import replace
 from mypy_extensions import i64
 
 from pgtattle.analyzers.samples import Samples
+from pgtattle.proxy.asked import Asked, Read, Request
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Parameter, Text
-from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Request, Requests, Running
+from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Running
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.named import MAX_STATEMENTS, Named
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
-from pgtattle.proxy.wire.frames import MAX_PENDING
 from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, sample
 from pgtattle.proxy.wire.startup import startup_parameters
 
-MAX_STATEMENTS: Final = 10_000
-"""Of a connection with more, the oldest are forgotten: their later executions count, as ones of an unknown text."""
 MAX_TAG: Final = 100
-
-Read = Callable[[str, bool], tuple[Text, ...]]
 
 
 class Session:
@@ -42,29 +38,23 @@ class Session:
         self.connection = connection
         self.authenticated = False
         self.challenged = False
-        self._read = read
-        self._encoding = "utf-8"
-        self._pending = Requests()
-        self._statements: dict[bytes, Prepared] = {}
-        self._portals: dict[bytes, Portal] = {}
+        self._asked = Asked(read)
         self._running = Running()
-        self._skipping = False
-        self._copying = False
-        self._asked = 1
         self._free_at = 0
         self._samples = samples
         self._exchanges = Exchanges(number, samples)
+        self._named = Named(self._exchanges)
 
     @property
     def busy(self) -> bool:
         """True while a request is unanswered."""
-        return len(self._pending) > 0
+        return len(self._asked.pending) > 0
 
     def startup(self, packet: bytes, at_ns: int) -> None:
         """The StartupMessage."""
         given = startup_parameters(packet)
         user = given.get("user", "")
-        self._encoding = messages.ENCODINGS.get(given.get("client_encoding", "").upper(), "utf-8")
+        self._asked.encoding = messages.ENCODINGS.get(given.get("client_encoding", "").upper(), "utf-8")
         self.connection = replace(
             self.connection,
             user=user,
@@ -74,21 +64,7 @@ class Session:
 
     def frontend(self, frames: bytes, at_ns: int) -> None:
         """Frames of the client. Raises ProtocolViolation where they cannot be."""
-        position: i64 = 0
-        end: i64 = len(frames)
-        try:
-            while position < end:
-                kind: int = frames[position]
-                size = _length(frames, position + 1)
-                body = frames[position + 5 : position + 1 + size]
-                position += 1 + size
-                if kind == PREFIX:
-                    kind, length = PREFIX_HEAD.unpack_from(body)
-                    self._request(kind, body[PREFIX_HEAD.size :], 1 + length, False, at_ns)
-                else:
-                    self._request(kind, body, 1 + size, True, at_ns)
-        except (struct.error, IndexError, ValueError) as error:
-            raise ProtocolViolation("bad_message", str(error)) from error
+        self._asked.frames(frames, at_ns)
 
     def backend(self, frames: bytes, at_ns: int) -> list[Execution]:
         """Frames of the server: the executions of the exchanges that ended. Raises ProtocolViolation."""
@@ -98,7 +74,7 @@ class Session:
         try:
             while position < end:
                 kind: int = frames[position]
-                size = _length(frames, position + 1) + 1
+                size = messages.length(frames, position + 1) + 1
                 start = position + 5
                 position += size
                 if kind == COUNTED:
@@ -123,65 +99,21 @@ class Session:
     def statement(self, frame: bytes) -> None:
         """A named statement that is live: its Parse frame."""
         name, sql, types = messages.parse(frame[5:], True)
-        self._statements[name] = self._prepare(name, sql, types, True, 0)
+        self._named.statements[name] = self._asked.prepare(name, sql, types, True, 0)
 
     def resync(self, status: str, at_ns: int) -> None:
         """In sync and quiescent from here on, after a gap; what was open before it is forgotten."""
         self.authenticated = True
-        self._pending.replace([])
-        self._portals.clear()
+        self._asked.restart()
+        self._named.portals.clear()
         self._running = Running()
-        self._skipping = self._copying = False
         self._exchanges.restart(status)
         self._free_at = at_ns
 
     def close(self, at_ns: int) -> list[Execution]:
         """The connection ended: what was complete but for its ReadyForQuery."""
-        self._end_portals()
+        self._named.end_portals(self._free_at)
         return self._exchanges.end("?", self.connection)
-
-    # -- requests ----------------------------------------------------------------------------------------------------
-
-    def _request(self, kind: int, body: bytes, size: int, whole: bool, at_ns: int) -> None:
-        if self._skipping:
-            # The server discards everything up to the Sync after an error.
-            if kind != messages.SYNC:
-                return
-            self._skipping = False
-        asked = self._asked
-        if kind == messages.EXECUTE:
-            request = Request(kind, at_ns, size, asked, b"", body[: body.index(0)])
-        elif kind == messages.BIND or kind == messages.DESCRIBE or kind == messages.CLOSE:
-            request = Request(kind, at_ns, size, asked, body)
-        elif kind == messages.SYNC or kind == messages.FUNCTION:
-            if kind == messages.SYNC and self._copying:
-                return
-            request = Request(kind, at_ns, size, asked)
-            self._asked = asked + 1
-        elif kind == messages.QUERY:
-            end = body.find(0)
-            request = Request(kind, at_ns, size, asked)
-            request.texts = self._lex(body if end < 0 else body[:end], whole)
-            self._asked = asked + 1
-        elif kind == messages.PARSE:
-            name, sql, types = messages.parse(body, whole)
-            request = Request(kind, at_ns, size, asked, b"", name)
-            request.prepared = self._prepare(name, sql, types, whole, asked)
-        elif kind == messages.COPY_DONE or kind == messages.COPY_FAIL:
-            self._copying = False
-            request = Request(kind, at_ns, size)
-        else:
-            return
-        pending = self._pending
-        if len(pending) >= MAX_PENDING:
-            raise ProtocolViolation("state_cap", "too many unanswered requests")
-        pending.push(request)
-
-    def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
-        return self._read(sql.decode(self._encoding, "replace"), not whole)
-
-    def _prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> Prepared:
-        return Prepared(name.decode("utf-8", "replace"), self._lex(sql, whole)[0], types, exchange)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
@@ -210,62 +142,46 @@ class Session:
         elif kind == messages.SUSPENDED:
             self._suspended()
         elif kind == messages.COPY_IN:
-            self._copy_in()
+            self._asked.copy_in()
         elif kind == messages.STATUS:
             self._reported(frames[start:end])
         elif kind == messages.AUTHENTICATION:
             self.challenged = self.challenged or frames[start : start + 4] != b"\0\0\0\0"
         elif kind == messages.KEY:
-            self.connection = replace(self.connection, backend_pid=_length(frames, start))
-
-    def _head(self) -> Request | None:
-        """The request that the server is at; the end of a COPY has no answer of its own."""
-        head = self._pending.head
-        while head is not None and (head.kind == messages.COPY_DONE or head.kind == messages.COPY_FAIL):
-            self._pending.pop()
-            head = self._pending.head
-        return head
-
-    def _expect(self, kind: int, other: int = 0) -> Request:
-        head = self._head()
-        if head is None or (head.kind != kind and head.kind != other):
-            raise ProtocolViolation("impossible_answer")
-        return head
+            self.connection = replace(self.connection, backend_pid=messages.length(frames, start))
 
     def _described(self, description: bytes, size: int) -> None:
         """RowDescription or NoData; the rows of a simple query come undescribed by a request."""
-        head = self._head()
+        head = self._asked.head()
         if head is None or head.kind != messages.DESCRIBE:
             self._running.description = description
         else:
-            self._pending.pop()
+            self._asked.pending.pop()
             name = head.body[1:-1]
             if head.body[:1] == b"S":
-                prepared = self._statements.get(name)
+                prepared = self._named.statements.get(name)
             else:
-                portal = self._portals.get(name)
+                portal = self._named.portals.get(name)
                 prepared = None if portal is None else portal.prepared
             if prepared is not None:
                 prepared.description = description
         self._running.received += size
 
     def _parsed(self) -> None:
-        request = self._expect(messages.PARSE)
-        self._pending.pop()
+        request = self._asked.expect(messages.PARSE)
+        self._asked.pending.pop()
         assert request.prepared is not None
-        self._statements[request.name] = request.prepared
-        if len(self._statements) > MAX_STATEMENTS:
-            del self._statements[next(iter(self._statements))]
+        self._named.keep(request.name, request.prepared)
         self._running.sent += request.size
 
     def _closed(self) -> None:
-        request = self._expect(messages.CLOSE)
-        self._pending.pop()
-        self._forget(request.body)
+        request = self._asked.expect(messages.CLOSE)
+        self._asked.pending.pop()
+        self._named.close(request.body, self._free_at)
 
     def _typed(self, body: bytes) -> None:
-        request = self._expect(messages.DESCRIBE)
-        prepared = self._statements.get(request.body[1:-1])
+        request = self._asked.expect(messages.DESCRIBE)
+        prepared = self._named.statements.get(request.body[1:-1])
         if prepared is not None:
             prepared.types = messages.parameter_types(body)
 
@@ -298,13 +214,13 @@ class Session:
         rows = running.sampled
         if rows is None or not description or not self._samples.affords(running.rows, running.first_row_ns):
             return None
-        return sample(description, formats, rows, len(rows) == running.rows, self._encoding)
+        return sample(description, formats, rows, len(rows) == running.rows, self._asked.encoding)
 
     def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
-        head = self._head()
+        head = self._asked.head()
         if head is not None and head.kind == messages.EXECUTE:
-            portal = self._portals.get(head.name)
+            portal = self._named.portals.get(head.name)
             if portal is not None:
                 return self._started(head, portal.running)
         return self._running
@@ -317,25 +233,27 @@ class Session:
         return running
 
     def _bound(self) -> None:
-        request = self._expect(messages.BIND)
-        self._pending.pop()
+        request = self._asked.expect(messages.BIND)
+        self._asked.pending.pop()
         name, statement, position = messages.bind_names(request.body)
-        prepared = self._statements.get(statement) or self._unknown(statement)
-        parameters, position = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+        prepared = self._named.statements.get(statement) or self._unknown(statement)
+        parameters, position = messages.bind_parameters(request.body, position, prepared.types, self._asked.encoding)
         formats = messages.result_formats(request.body, position)
-        self._end_portal(name)
-        if len(self._portals) >= MAX_STATEMENTS:
+        self._named.end_portal(name, self._free_at)
+        if len(self._named.portals) >= MAX_STATEMENTS:
             raise ProtocolViolation("state_cap", "too many portals")
-        self._portals[name] = Portal(prepared, parameters, formats, Running(sent=request.size + self._running.sent))
+        self._named.portals[name] = Portal(
+            prepared, parameters, formats, Running(sent=request.size + self._running.sent)
+        )
         self._running = Running()
 
     def _unknown(self, name: bytes) -> Prepared:
         """A statement made before anyone looked, or by SQL's PREPARE."""
-        return self._prepare(name, b"", (), True, 0)
+        return self._asked.prepare(name, b"", (), True, 0)
 
     def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
         """CommandComplete, or with no body EmptyQueryResponse."""
-        request = self._expect(messages.QUERY, messages.EXECUTE)
+        request = self._asked.expect(messages.QUERY, messages.EXECUTE)
         found: Sample | None = None
         tag, rows = messages.command_tag(tag_body)
         if request.kind == messages.QUERY:
@@ -345,8 +263,8 @@ class Session:
             request.done += 1
             found = self._sample(running, running.description, ())
         else:
-            self._pending.pop()
-            portal = self._portals.get(request.name)
+            self._asked.pending.pop()
+            portal = self._named.portals.get(request.name)
             if portal is None:
                 running, self._running = self._started(request, self._running), Running()
                 text, parameters, prepared = self._what(request)
@@ -368,10 +286,10 @@ class Session:
             return request.prepared.text, (), request.prepared
         if request.kind == messages.BIND:
             _, statement, position = messages.bind_names(request.body)
-            prepared = self._statements.get(statement) or self._unknown(statement)
-            parameters, _ = messages.bind_parameters(request.body, position, prepared.types, self._encoding)
+            prepared = self._named.statements.get(statement) or self._unknown(statement)
+            parameters, _ = messages.bind_parameters(request.body, position, prepared.types, self._asked.encoding)
             return prepared.text, parameters, prepared
-        portal = self._portals.get(request.name)
+        portal = self._named.portals.get(request.name)
         if portal is None:
             prepared = self._unknown(b"")
             return prepared.text, (), prepared
@@ -382,31 +300,22 @@ class Session:
         self._exchanges.add(done)
         command = done.text.statement.command
         if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
-            self._deallocate(done.text)
-
-    def _deallocate(self, text: Text) -> None:
-        words = text.sql.rstrip(" ;\n\t").split()
-        target = words[-1].strip('"') if words else ""
-        if target.upper() in ("ALL", "PLANS"):
-            if target.upper() == "ALL":
-                self._statements.clear()
-        else:
-            self._statements.pop(target.encode(self._encoding, "replace"), None)
+            self._named.deallocate(done.text, self._asked.encoding)
 
     def _suspended(self) -> None:
-        request = self._expect(messages.EXECUTE)
-        self._pending.pop()
-        portal = self._portals.get(request.name)
+        request = self._asked.expect(messages.EXECUTE)
+        self._asked.pending.pop()
+        portal = self._named.portals.get(request.name)
         running = self._running if portal is None else self._started(request, portal.running)
         running.suspended = True
         running.sent += request.size
 
     def _error(self, body: bytes, size: int, at_ns: int) -> None:
-        request = self._head()
+        request = self._asked.head()
         if request is None or not self.authenticated:
             return
         sqlstate = messages.sqlstate(body)
-        self._copying = False
+        self._asked.copying = False
         if request.kind in (messages.QUERY, messages.EXECUTE, messages.PARSE, messages.BIND):
             text, parameters, prepared = self._what(request)
             running = self._current() if request.kind in (messages.QUERY, messages.EXECUTE) else self._running
@@ -415,58 +324,16 @@ class Session:
             running.received += size
             self._running = Running()
             if request.kind == messages.EXECUTE:
-                self._portals.pop(request.name, None)
+                self._named.portals.pop(request.name, None)
             self._finish(Done(text, parameters, prepared, running, "", sqlstate, at_ns))
         if request.kind == messages.QUERY:
             request.done += 1
         elif request.kind not in (messages.FUNCTION, messages.SYNC):
-            self._skip_to_sync()
-
-    def _skip_to_sync(self) -> None:
-        pending = self._pending
-        head = pending.head
-        while head is not None and head.kind != messages.SYNC:
-            pending.pop()
-            head = pending.head
-        self._skipping = head is None
-
-    def _copy_in(self) -> None:
-        """The server ignores the Syncs that it reads before the end of the copy."""
-        request = self._expect(messages.QUERY, messages.EXECUTE)
-        rest = self._pending.rest()
-        end = next((n for n, one in enumerate(rest) if one.kind in (messages.COPY_DONE, messages.COPY_FAIL)), len(rest))
-        self._copying = end == len(rest)
-        kept = [one for n, one in enumerate(rest) if n > end or one.kind != messages.SYNC]
-        self._pending.replace([request, *kept])
-
-    def _forget(self, body: bytes) -> None:
-        name = body[1:-1]
-        if body[:1] == b"S":
-            self._statements.pop(name, None)
-        else:
-            self._end_portal(name)
-
-    def _end_portal(self, name: bytes) -> None:
-        """A suspended portal that goes without its end was an execution all the same."""
-        portal = self._portals.pop(name, None)
-        if portal is not None:
-            self._end_of(portal)
-
-    def _end_of(self, portal: Portal) -> None:
-        if portal.running.suspended:
-            prepared = portal.prepared
-            self._exchanges.add(
-                Done(prepared.text, portal.parameters, prepared, portal.running, "", None, self._free_at)
-            )
-
-    def _end_portals(self) -> None:
-        for portal in self._portals.values():
-            self._end_of(portal)
-        self._portals.clear()
+            self._asked.skip_to_sync()
 
     def _status_changed(self, name: str, value: str) -> None:
         if name == "client_encoding":
-            self._encoding = messages.ENCODINGS.get(value.upper(), "utf-8")
+            self._asked.encoding = messages.ENCODINGS.get(value.upper(), "utf-8")
         elif name == "application_name":
             if not self.authenticated:
                 self.connection = replace(self.connection, application=value)
@@ -479,26 +346,17 @@ class Session:
             # That of the login, whatever the client did not wait for it to ask.
             self.authenticated = True
             return []
-        request = self._head()
+        request = self._asked.head()
         if request is None:
             raise ProtocolViolation("impossible_answer", "ReadyForQuery with nothing asked")
         if request.kind not in (messages.QUERY, messages.SYNC, messages.FUNCTION):
             raise ProtocolViolation("impossible_answer", "ReadyForQuery before its Sync")
-        self._pending.pop()
+        self._asked.pending.pop()
         if request.kind == messages.QUERY:
             # A simple query destroys the unnamed statement and portal.
-            self._statements.pop(b"", None)
-            self._end_portal(b"")
-        if status == "I" and self._portals:
-            self._end_portals()
+            self._named.statements.pop(b"", None)
+            self._named.end_portal(b"", self._free_at)
+        if status == "I" and self._named.portals:
+            self._named.end_portals(self._free_at)
         self._running = Running()
         return self._exchanges.end(status, self.connection)
-
-
-def _length(frames: bytes, at: i64) -> i64:
-    """The length word at a place, unsigned."""
-    high: i64 = frames[at]
-    second: i64 = frames[at + 1]
-    third: i64 = frames[at + 2]
-    low: i64 = frames[at + 3]
-    return (high << 24) | (second << 16) | (third << 8) | low

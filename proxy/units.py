@@ -28,140 +28,19 @@ latter show themselves by an id other than the last fresh one; from then on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from typing import Final
 
-from pgtattle.analyzers.origin import (
-    Mark,
-    mark_of_settings,
-    mark_of_tags,
-    route_of,
-    route_of_settings,
-    source_of,
-)
-from pgtattle.proxy.events import Unit, UnitConfidence, UnitKind
+from pgtattle.analyzers.origin import Mark, route_of, route_of_settings
+from pgtattle.proxy.events import Unit, UnitKind
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.habits import Habit, Habits, Pooled, is_ping, is_release
+from pgtattle.proxy.habits import Habits, is_ping, is_release
 from pgtattle.proxy.scopes import Scopes
+from pgtattle.proxy.tracks import GAP_MAX_NS, GAP_MIN_NS, MILLISECOND, Open, Track
 
-MILLISECOND: Final = 1_000_000
-
-GAP_MIN_NS: Final = 50 * MILLISECOND
-# A unit is on people's screens within half a second of its end, so no gap inside a unit can be longer.
-GAP_MAX_NS: Final = 400 * MILLISECOND
-THINK_TIMES_IN_GAP: Final = 5
-THINK_MIN_NS: Final = MILLISECOND / 10
 MAX_SPAN_NS: Final = 30_000 * MILLISECOND
 MAX_EXECUTIONS: Final = 10_000
 MAX_OPEN: Final = 2_000
-LOOKED_AT: Final = 10
 MAX_HELD: Final = 200_000
-SMALL: Final = 3
-"""Reads and writes that a loop has at least."""
-
-_in_order = attrgetter("started_ns", "id")
-
-
-class _Open:
-    """A unit that is not complete. `around` is the burst that a transaction began in; `checked_out`: a pool's mark
-    came before it.
-    """
-
-    __slots__ = (
-        "around",
-        "checked_out",
-        "connections",
-        "done",
-        "ended_ns",
-        "executions",
-        "key",
-        "kind",
-        "learned",
-        "mark",
-        "route",
-        "scope",
-        "signal",
-        "started_ns",
-        "transaction",
-    )
-
-    def __init__(self, kind: UnitKind, key: str, signal: str, started_ns: int) -> None:
-        self.kind: UnitKind = kind
-        self.key = key
-        self.signal = signal
-        self.started_ns = started_ns
-        self.ended_ns = 0
-        self.executions: list[Execution] = []
-        self.connections: set[int] = set()
-        self.route = ""
-        self.transaction = 0
-        self.mark: Mark | None = None
-        self.scope = ""
-        self.learned = False
-        self.around: _Open | None = None
-        self.checked_out = False
-        self.done = False
-
-    @property
-    def small(self) -> bool:
-        """True where no loop could be inside."""
-        return len(self.executions) < SMALL + 2 and (
-            sum(execution.text.statement.kind in ("read", "write") for execution in self.executions) < SMALL
-        )
-
-
-class _Track:
-    """What is known of one connection. `released` is true after a mark of the pool that takes it back.
-
-    `think_ns` is a running median of the pauses inside units, `gap_ns` the longest pause that is still inside one. The
-    marks of the last tags and settings are kept, for most executions carry the same ones as the one before.
-    """
-
-    __slots__ = (
-        "ended_ns",
-        "gap_ns",
-        "habit",
-        "mark",
-        "old_ids",
-        "pooled",
-        "released",
-        "scope",
-        "setting_mark",
-        "settings",
-        "settings_transaction",
-        "tag_mark",
-        "tags",
-        "think_ns",
-        "transaction",
-        "unit",
-        "units",
-    )
-
-    def __init__(self, scope: str, habit: Habit, pooled: bool) -> None:
-        self.scope = scope
-        self.habit = habit
-        self.pooled = Pooled(pooled)
-        self.released = False
-        self.unit: _Open | None = None
-        self.units = 0
-        self.transaction = 0
-        self.mark: Mark | None = None
-        self.ended_ns = 0
-        self.think_ns = float(MILLISECOND)
-        self.gap_ns = float(GAP_MIN_NS)
-        self.tags: object = None
-        self.tag_mark: Mark | None = None
-        self.settings: object = None
-        self.settings_transaction = 0
-        self.setting_mark: Mark | None = None
-        self.old_ids = False
-
-    def paused(self, pause_ns: int) -> None:
-        """Learn from a pause inside a unit: a step towards it, whatever its size, follows the median."""
-        think_ns = self.think_ns * (1.1 if pause_ns > self.think_ns else 1 / 1.1)
-        self.think_ns = think_ns if think_ns > THINK_MIN_NS else THINK_MIN_NS
-        gap_ns = THINK_TIMES_IN_GAP * think_ns
-        self.gap_ns = GAP_MIN_NS if gap_ns < GAP_MIN_NS else min(gap_ns, GAP_MAX_NS)
 
 
 class Units:
@@ -179,9 +58,9 @@ class Units:
         self._max_open = max_open
         self._max_held = max_held
         self._held = 0
-        self._tracks: dict[int, _Track] = {}
-        self._open: dict[_Open, None] = {}
-        self._marked: dict[tuple[str, str, str], _Open] = {}
+        self._tracks: dict[int, Track] = {}
+        self._open: dict[Open, None] = {}
+        self._marked: dict[tuple[str, str, str], Open] = {}
         self._habits = Habits()
 
     def add(self, execution: Execution) -> list[Unit]:
@@ -194,7 +73,7 @@ class Units:
         track = self._tracks.get(connection.id)
         if track is None:
             scope = connection.application or connection.user
-            track = self._tracks[connection.id] = _Track(scope, self._habits.of(scope), self._behind_pooler)
+            track = self._tracks[connection.id] = Track(scope, self._habits.of(scope), self._behind_pooler)
         pause_ns = execution.started_ns - track.ended_ns
         near = pause_ns <= track.gap_ns
         if near and track.ended_ns:
@@ -208,7 +87,7 @@ class Units:
             track.habit.in_transactions += execution.transaction != 0
         if execution.prepared or statement.kind == "session":
             track.pooled.executed(execution)
-        mark = self._mark(track, execution) if tags or execution.settings else None
+        mark = track.mark_of(execution) if tags or execution.settings else None
         if mark is None:
             mark = track.mark
         if mark is None and self._scopes is not None and self._scopes.any:
@@ -237,7 +116,7 @@ class Units:
 
     def tick(self, now_ns: int, busy: Callable[[int], bool]) -> list[Unit]:
         """The units that fell silent. All traffic up to `now_ns` was added; `busy` tells of an unanswered request."""
-        silent: list[_Open] = []
+        silent: list[Open] = []
         for unit in self._open:
             if now_ns - unit.started_ns >= MAX_SPAN_NS or (
                 now_ns - unit.ended_ns > self._patience(unit) and not any(map(busy, unit.connections))
@@ -269,36 +148,13 @@ class Units:
         """All open units, oldest first: nothing more comes."""
         return self._complete_all(list(self._open))
 
-    def _complete_all(self, units: list[_Open]) -> list[Unit]:
+    def _complete_all(self, units: list[Open]) -> list[Unit]:
         for unit in units:
             if unit.around is not None and not unit.around.done and unit.small:
                 self._join(unit.around, unit)
         return [self._complete(unit) for unit in units if not unit.done]
 
-    def _mark(self, track: _Track, execution: Execution) -> Mark | None:
-        """The name that the execution itself carries, if it is fresh."""
-        tags = execution.text.tags
-        mark = None
-        if tags:
-            if tags is not track.tags:
-                track.tags, track.tag_mark = tags, mark_of_tags(tags)
-            mark = track.tag_mark
-        if mark is not None and execution.reused:
-            last = track.unit.mark if track.unit is not None else None
-            if track.old_ids or last is None or (last.kind, last.id) != (mark.kind, mark.id):
-                track.old_ids = track.old_ids or (last is not None and not last.setting)
-                mark = None
-            elif track.unit is not None and track.unit.done:
-                mark = None
-        if mark is None and execution.settings:
-            if execution.settings is not track.settings or execution.transaction != track.settings_transaction:
-                track.settings, track.settings_transaction = execution.settings, execution.transaction
-                transaction = f"{execution.connection.id}/{execution.transaction}" if execution.transaction else ""
-                track.setting_mark = mark_of_settings(execution.settings, transaction)
-            mark = track.setting_mark
-        return mark
-
-    def _named(self, track: _Track, execution: Execution, mark: Mark, near: bool, complete: list[Unit]) -> _Open:
+    def _named(self, track: Track, execution: Execution, mark: Mark, near: bool, complete: list[Unit]) -> Open:
         """The unit of a name; what the connection did just before without one joins it."""
         if execution.transaction:
             track.mark = mark
@@ -328,10 +184,10 @@ class Units:
             unit.route = route_of_settings(execution.settings)
         return unit
 
-    def _local(self, track: _Track, execution: Execution, near: bool, complete: list[Unit]) -> _Open:
+    def _local(self, track: Track, execution: Execution, near: bool, complete: list[Unit]) -> Open:
         """The unit of an execution without a name."""
         unit = track.unit
-        around: _Open | None = None
+        around: Open | None = None
         if unit is not None and not unit.done:
             if unit.mark is not None:
                 if near and not execution.transaction and not unit.mark.setting and not self._is_old(track, execution):
@@ -358,7 +214,7 @@ class Units:
         track.habit.marked += unit.checked_out
         return unit
 
-    def _left(self, track: _Track, unit: _Open, near: bool, complete: list[Unit]) -> _Open | None:
+    def _left(self, track: Track, unit: Open, near: bool, complete: list[Unit]) -> Open | None:
         """The burst that goes on after `unit`, a burst or a transaction, was left for something else; or None.
 
         Of an application that mixes the two, a small transaction becomes part of it.
@@ -383,7 +239,7 @@ class Units:
             return None
         return around
 
-    def _join(self, unit: _Open, part: _Open) -> None:
+    def _join(self, unit: Open, part: Open) -> None:
         """Make one unit a part of another."""
         unit.executions += part.executions
         unit.connections |= part.connections
@@ -393,11 +249,11 @@ class Units:
         del self._open[part]
 
     @staticmethod
-    def _is_old(track: _Track, execution: Execution) -> bool:
+    def _is_old(track: Track, execution: Execution) -> bool:
         return track.old_ids and execution.reused
 
     @staticmethod
-    def _leaves_route(unit: _Open, execution: Execution) -> bool:
+    def _leaves_route(unit: Open, execution: Execution) -> bool:
         """True where the execution begins something else: another route, or a pool's look at an idle connection."""
         if is_ping(execution):
             return True
@@ -406,12 +262,12 @@ class Units:
         route = route_of(execution.text.tags)
         return bool(route) and route != unit.route
 
-    def _begin(self, kind: UnitKind, key: str, signal: str, execution: Execution) -> _Open:
-        unit = _Open(kind, key, signal, execution.started_ns)
+    def _begin(self, kind: UnitKind, key: str, signal: str, execution: Execution) -> Open:
+        unit = Open(kind, key, signal, execution.started_ns)
         self._open[unit] = None
         return unit
 
-    def _put(self, unit: _Open, execution: Execution) -> None:
+    def _put(self, unit: Open, execution: Execution) -> None:
         unit.executions.append(execution)
         unit.connections.add(execution.connection.id)
         self._held += 1
@@ -422,18 +278,18 @@ class Units:
         if not unit.route and execution.text.tags:
             unit.route = route_of(execution.text.tags)
 
-    def _marks(self, unit: _Open) -> bool:
+    def _marks(self, unit: Open) -> bool:
         """True where the application is known to begin everything with a pool's mark."""
         tracks = map(self._tracks.get, unit.connections)
         return any(track is not None and track.habit.marks for track in tracks)
 
-    def _patience(self, unit: _Open) -> float:
+    def _patience(self, unit: Open) -> float:
         if unit.kind != "burst":
             return GAP_MAX_NS
-        tracks: Iterable[_Track | None] = map(self._tracks.get, unit.connections)
+        tracks: Iterable[Track | None] = map(self._tracks.get, unit.connections)
         return max((track.gap_ns for track in tracks if track is not None), default=GAP_MIN_NS)
 
-    def _complete(self, unit: _Open) -> Unit:
+    def _complete(self, unit: Open) -> Unit:
         unit.done = True
         del self._open[unit]
         self._held -= len(unit.executions)
@@ -441,23 +297,10 @@ class Units:
             self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
         if unit.kind == "burst" and unit.checked_out and self._marks(unit):
             _be_checkout(unit)
-        unit.executions.sort(key=_in_order)
-        tags = [execution.text.tags for execution in unit.executions[:LOOKED_AT] if execution.text.tags]
-        strong = unit.mark is not None or unit.learned
-        confidence: UnitConfidence = "strong" if strong else "weak" if unit.kind == "burst" else "medium"
-        return Unit(
-            id=f"u{unit.executions[0].id}",
-            kind=unit.kind,
-            key=unit.key,
-            confidence=confidence,
-            signal=unit.signal,
-            route=unit.route,
-            source=next(filter(None, map(source_of, tags)), ""),
-            executions=tuple(unit.executions),
-        )
+        return unit.complete()
 
 
-def _be_checkout(unit: _Open) -> None:
+def _be_checkout(unit: Open) -> None:
     unit.kind, unit.signal = "connection", "a connection taken from the pool and given back"
 
 

@@ -14,7 +14,8 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.habits import LEARNED, STATEMENTS
 from pgtattle.proxy.schema import ScopeMatch, ScopeRequest
 from pgtattle.proxy.scopes import Scopes
-from pgtattle.proxy.units import GAP_MAX_NS, MAX_EXECUTIONS, MAX_SPAN_NS, Units
+from pgtattle.proxy.tracks import GAP_MAX_NS
+from pgtattle.proxy.units import MAX_EXECUTIONS, MAX_SPAN_NS, Units
 
 MS = 1_000_000
 A, B = 1, 2

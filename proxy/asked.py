@@ -1,0 +1,199 @@
+"""What a client asked, and its server has not answered: the requests that wait, in order.
+
+Enters: the client's frames. Leaves: the request that the server is at. What the server will discard (after an error up
+to the Sync, the Syncs inside a COPY) is not waited for.
+Source: PostgreSQL, "Message Flow"; `src/backend/tcop/postgres.c` (ignore_till_sync), `copyfromparse.c` (Sync in COPY
+IN).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from mypy_extensions import i64, mypyc_attr
+
+from pgtattle.proxy.errors import ProtocolViolation
+from pgtattle.proxy.events import Text
+from pgtattle.proxy.exchange import Prepared
+from pgtattle.proxy.wire import messages
+from pgtattle.proxy.wire.batch import PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.frames import MAX_PENDING
+
+_FEW: Final = 64
+
+Read = Callable[[str, bool], tuple[Text, ...]]
+
+
+@mypyc_attr(acyclic=True)
+class Request:
+    """A message that waits for its answer.
+
+    `body` is that of a Bind, Describe or Close; `name` an Execute's portal or a Parse's statement. Of a Query, `done`
+    of its `texts` are executed.
+    """
+
+    __slots__ = ("at_ns", "body", "done", "exchange", "kind", "name", "prepared", "size", "texts")
+
+    def __init__(
+        self, kind: int, at_ns: int, size: int, exchange: int = 0, body: bytes = b"", name: bytes = b""
+    ) -> None:
+        self.kind = kind
+        self.at_ns = at_ns
+        self.size = size
+        self.exchange = exchange
+        self.body = body
+        self.name = name
+        self.texts: tuple[Text, ...] = ()
+        self.prepared: Prepared | None = None
+        self.done = 0
+
+
+class Requests:
+    """The requests that wait, in order."""
+
+    __slots__ = ("_first", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: list[Request] = []
+        self._first = 0
+
+    def __len__(self) -> int:
+        return len(self._requests) - self._first
+
+    @property
+    def head(self) -> Request | None:
+        """The oldest one."""
+        return self._requests[self._first] if self._first < len(self._requests) else None
+
+    def push(self, request: Request) -> None:
+        """Ask one more."""
+        self._requests.append(request)
+
+    def pop(self) -> None:
+        """The oldest one is answered."""
+        self._first += 1
+        if self._first == len(self._requests):
+            self.replace([])
+        elif self._first >= _FEW and 2 * self._first >= len(self._requests):
+            self.replace(self._requests[self._first :])
+
+    def rest(self) -> list[Request]:
+        """All but the oldest."""
+        return self._requests[self._first + 1 :]
+
+    def replace(self, requests: list[Request]) -> None:
+        """These instead."""
+        self._requests = requests
+        self._first = 0
+
+
+class Asked:
+    """The requests of one connection; `read` lexes SQL. `copying`: the server reads a COPY whose end was not sent."""
+
+    def __init__(self, read: Read) -> None:
+        self.encoding = "utf-8"
+        self.pending = Requests()
+        self.copying = False
+        self._read = read
+        self._skipping = False
+        self._exchange = 1
+
+    def frames(self, frames: bytes, at_ns: int) -> None:
+        """Frames of the client. Raises ProtocolViolation where they cannot be."""
+        position: i64 = 0
+        end: i64 = len(frames)
+        try:
+            while position < end:
+                kind: int = frames[position]
+                size = messages.length(frames, position + 1)
+                body = frames[position + 5 : position + 1 + size]
+                position += 1 + size
+                if kind == PREFIX:
+                    kind, length = PREFIX_HEAD.unpack_from(body)
+                    self._request(kind, body[PREFIX_HEAD.size :], 1 + length, False, at_ns)
+                else:
+                    self._request(kind, body, 1 + size, True, at_ns)
+        except (struct.error, IndexError, ValueError) as error:
+            raise ProtocolViolation("bad_message", str(error)) from error
+
+    def prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> Prepared:
+        """The statement of a Parse that was sent in an exchange."""
+        return Prepared(name.decode("utf-8", "replace"), self._lex(sql, whole)[0], types, exchange)
+
+    def restart(self) -> None:
+        """Nothing is waited for any more."""
+        self.pending.replace([])
+        self._skipping = self.copying = False
+
+    def head(self) -> Request | None:
+        """The request that the server is at; the end of a COPY has no answer of its own."""
+        head = self.pending.head
+        while head is not None and (head.kind == messages.COPY_DONE or head.kind == messages.COPY_FAIL):
+            self.pending.pop()
+            head = self.pending.head
+        return head
+
+    def expect(self, kind: int, other: int = 0) -> Request:
+        """The request that the server is at, which must be of a kind. Raises ProtocolViolation."""
+        head = self.head()
+        if head is None or (head.kind != kind and head.kind != other):
+            raise ProtocolViolation("impossible_answer")
+        return head
+
+    def skip_to_sync(self) -> None:
+        """After an error the server discards everything up to the Sync."""
+        pending = self.pending
+        head = pending.head
+        while head is not None and head.kind != messages.SYNC:
+            pending.pop()
+            head = pending.head
+        self._skipping = head is None
+
+    def copy_in(self) -> None:
+        """The server ignores the Syncs that it reads before the end of the copy."""
+        request = self.expect(messages.QUERY, messages.EXECUTE)
+        rest = self.pending.rest()
+        end = next((n for n, one in enumerate(rest) if one.kind in (messages.COPY_DONE, messages.COPY_FAIL)), len(rest))
+        self.copying = end == len(rest)
+        kept = [one for n, one in enumerate(rest) if n > end or one.kind != messages.SYNC]
+        self.pending.replace([request, *kept])
+
+    def _request(self, kind: int, body: bytes, size: int, whole: bool, at_ns: int) -> None:
+        if self._skipping:
+            # The server discards everything up to the Sync after an error.
+            if kind != messages.SYNC:
+                return
+            self._skipping = False
+        asked = self._exchange
+        if kind == messages.EXECUTE:
+            request = Request(kind, at_ns, size, asked, b"", body[: body.index(0)])
+        elif kind == messages.BIND or kind == messages.DESCRIBE or kind == messages.CLOSE:
+            request = Request(kind, at_ns, size, asked, body)
+        elif kind == messages.SYNC or kind == messages.FUNCTION:
+            if kind == messages.SYNC and self.copying:
+                return
+            request = Request(kind, at_ns, size, asked)
+            self._exchange = asked + 1
+        elif kind == messages.QUERY:
+            end = body.find(0)
+            request = Request(kind, at_ns, size, asked)
+            request.texts = self._lex(body if end < 0 else body[:end], whole)
+            self._exchange = asked + 1
+        elif kind == messages.PARSE:
+            name, sql, types = messages.parse(body, whole)
+            request = Request(kind, at_ns, size, asked, b"", name)
+            request.prepared = self.prepare(name, sql, types, whole, asked)
+        elif kind == messages.COPY_DONE or kind == messages.COPY_FAIL:
+            self.copying = False
+            request = Request(kind, at_ns, size)
+        else:
+            return
+        pending = self.pending
+        if len(pending) >= MAX_PENDING:
+            raise ProtocolViolation("state_cap", "too many unanswered requests")
+        pending.push(request)
+
+    def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
+        return self._read(sql.decode(self.encoding, "replace"), not whole)

@@ -1,0 +1,66 @@
+"""The statements and portals of one connection, by name, for as long as the server has them.
+
+Enters: what Parse and Bind made, and what ends them: Close, DEALLOCATE, DISCARD, the end of a transaction. Leaves: the
+executions of suspended portals that go without their end.
+Source: PostgreSQL, "Message Flow: Extended Query".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pgtattle.proxy.events import Text
+from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared
+
+MAX_STATEMENTS: Final = 10_000
+"""Of a connection with more, the oldest are forgotten: their later executions count, as ones of an unknown text."""
+
+
+class Named:
+    """Both kinds of names; `exchanges` takes the executions of portals that end early."""
+
+    def __init__(self, exchanges: Exchanges) -> None:
+        self.statements: dict[bytes, Prepared] = {}
+        self.portals: dict[bytes, Portal] = {}
+        self._exchanges = exchanges
+
+    def keep(self, name: bytes, prepared: Prepared) -> None:
+        """The server took a Parse."""
+        self.statements[name] = prepared
+        if len(self.statements) > MAX_STATEMENTS:
+            del self.statements[next(iter(self.statements))]
+
+    def close(self, body: bytes, at_ns: int) -> None:
+        """The server took a Close, whose body is given."""
+        name = body[1:-1]
+        if body[:1] == b"S":
+            self.statements.pop(name, None)
+        else:
+            self.end_portal(name, at_ns)
+
+    def deallocate(self, text: Text, encoding: str) -> None:
+        """DEALLOCATE or DISCARD was executed."""
+        words = text.sql.rstrip(" ;\n\t").split()
+        target = words[-1].strip('"') if words else ""
+        if target.upper() in ("ALL", "PLANS"):
+            if target.upper() == "ALL":
+                self.statements.clear()
+        else:
+            self.statements.pop(target.encode(encoding, "replace"), None)
+
+    def end_portal(self, name: bytes, at_ns: int) -> None:
+        """A suspended portal that goes without its end was an execution all the same; it ended at `at_ns`."""
+        portal = self.portals.pop(name, None)
+        if portal is not None:
+            self._end(portal, at_ns)
+
+    def end_portals(self, at_ns: int) -> None:
+        """All portals end, with their transaction."""
+        for portal in self.portals.values():
+            self._end(portal, at_ns)
+        self.portals.clear()
+
+    def _end(self, portal: Portal, at_ns: int) -> None:
+        if portal.running.suspended:
+            prepared = portal.prepared
+            self._exchanges.add(Done(prepared.text, portal.parameters, prepared, portal.running, "", None, at_ns))
