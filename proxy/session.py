@@ -1,9 +1,9 @@
 """The decoder: one connection's trimmed frames in, executions out. A sans-I/O state machine.
 
 Requests wait in a queue (`asked`) until their answers come, so that pipelines, errors that skip up to a Sync, suspended
-portals and COPY are paired as the server does it. A name (statement, portal) is resolved when the server answers, not when the
-client asks: only then is it sure that an earlier Parse or Bind of the pipeline took effect. The executions of an
-exchange are given out at its ReadyForQuery, because only it says the transaction status.
+portals and COPY are paired as the server does it. A name (statement, portal) is resolved when the server answers, not
+when the client asks: only then is it sure that an earlier Parse or Bind of the pipeline took effect. The executions of
+an exchange are given out at its ReadyForQuery, because only it says the transaction status.
 Source: PostgreSQL, "Message Flow". Out of scope: units of work, and what a statement means.
 """
 

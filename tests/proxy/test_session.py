@@ -14,8 +14,10 @@ from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.session import MAX_PENDING, MAX_STATEMENTS, Session
+from pgtattle.proxy.named import MAX_STATEMENTS
+from pgtattle.proxy.session import Session
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.frames import MAX_PENDING
 from pgtattle.proxy.wire.rows import Sample, hashed
 
 MS = 1_000_000
