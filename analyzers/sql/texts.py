@@ -173,8 +173,9 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
         elif token.kind == "word":
             # The body of CREATE FUNCTION … BEGIN ATOMIC … END holds statements of its own.
             upper = capitals(token.text)
-            following = capitals(tokens[number + 1].text) if number + 1 < len(tokens) else ""
-            if (upper == "BEGIN" and following == "ATOMIC" and current) or (blocks and upper == "CASE"):
+            if (upper == "BEGIN" and current and _following(tokens, number) == "ATOMIC") or (
+                blocks and upper == "CASE"
+            ):
                 blocks += 1
             elif blocks and upper == "END":
                 blocks -= 1
@@ -195,6 +196,14 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
         else:
             merged.append(piece)
     return merged or [[]]
+
+
+def _following(tokens: list[Token], number: int) -> str:
+    """The token behind one, in capitals, whatever comments are between them."""
+    for position in range(number + 1, len(tokens)):
+        if tokens[position].kind != "comment":
+            return capitals(tokens[position].text)
+    return ""
 
 
 def _command(tokens: Sequence[Token]) -> str:

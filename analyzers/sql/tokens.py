@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 Kind = Literal["word", "quoted", "string", "bits", "number", "parameter", "operator", "punctuation", "comment"]
 
 NUMBER: Final = (
-    r"0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?"
+    r"0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d[\d_]*)?"
 )
 """A number, as an expression."""
 _TOKEN: Final = re.compile(

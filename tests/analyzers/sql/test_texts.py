@@ -56,6 +56,7 @@ SAME = [
     ("SELECT '2024-01-01'::date", "SELECT date '2025-02-02'"),
     ("PREPARE a AS SELECT 1", "PREPARE b AS SELECT 2"),
     ("SELECT 1 WHERE a IN ('x'::text)", "SELECT 1 WHERE a IN ('y'::text, 'z'::text)"),
+    ("SELECT 1_000.5e0_1", "SELECT 2"),
     ("SELECT 1 FROM t LIMIT -1", "SELECT 1 FROM t LIMIT 5"),
 ]
 DIFFERENT = [
@@ -142,6 +143,10 @@ SPLIT = [
     (
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END; SELECT 3",
         ["CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END", "SELECT 3"],
+    ),
+    (
+        "CREATE FUNCTION f() RETURNS int BEGIN -- why\nATOMIC SELECT 1; END; SELECT 3",
+        ["CREATE FUNCTION f() RETURNS int BEGIN -- why\nATOMIC SELECT 1; END", "SELECT 3"],
     ),
 ]
 
