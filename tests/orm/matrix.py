@@ -1,7 +1,7 @@
 """Every ORM, driver, tag and way to the server: is the sick shop found with its parent, and the cured one let alone?
 
 Enters: which rows to run. Leaves: an outcome a row. Real servers throughout: PostgreSQL, PgBouncer in transaction mode
-before pgtattle, WSGI and ASGI servers with requests at once.
+before pgtattle, WSGI, ASGI and Node.js servers with requests at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import psycopg
 from benchmarks.targets import Target, free_port, pgbouncer, pgtattle
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import LoopEvidence, Report
+from tests.orm import npm
 from tests.orm.shops import BOOKS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -47,15 +48,31 @@ class Row:
         return f"{self.orm} {self.driver} {'tagged' if self.tagged else 'untagged'} {self.way}"
 
     @property
+    def on_node(self) -> bool:
+        return (self.orm, self.driver) in NODE
+
+    @property
     def must_be_found(self) -> bool:
         """True where a request's signal exists: a tag, a transaction, or a connection that serves one request at a
         time.
-
-        Tortoise takes any connection of its pool for each query and resets it afterwards.
         """
-        return self.tagged or (self.way == "direct" and self.orm != "tortoise")
+        return self.tagged or self.orm in IN_TRANSACTION or (self.way == "direct" and self.orm not in ANY_CONNECTION)
 
 
+IN_TRANSACTION: Final = {"sqlalchemy", "sqlalchemy-async", "knex-transaction", "prisma-transaction"}
+"""Each request is a transaction."""
+
+ANY_CONNECTION: Final = {"tortoise", "node-postgres-all", "knex", "prisma"}
+"""Each query takes any connection of the pool; Tortoise also resets it afterwards."""
+
+NODE: Final = (
+    ("node-postgres", "pg"),
+    ("node-postgres-all", "pg"),
+    ("knex", "pg"),
+    ("knex-transaction", "pg"),
+    ("prisma", "pg"),
+    ("prisma-transaction", "pg"),
+)
 ORMS: Final = (
     ("django", "psycopg"),
     ("sqlalchemy", "psycopg"),
@@ -64,6 +81,7 @@ ORMS: Final = (
     ("sqlalchemy-async", "asyncpg"),
     ("sqlalchemy-async", "psycopg"),
     ("tortoise", "asyncpg"),
+    *NODE,
 )
 # Tortoise has no place where a statement can be changed before it is sent.
 ROWS: Final = tuple(
@@ -90,8 +108,8 @@ class Outcome:
 
     @property
     def found(self) -> bool:
-        """True where the loop was told at `likely` or better, with its parent."""
-        return self.confidence in ("likely", "proven") and self.parent == "books.author_id"
+        """True where the loop was told at `likely` or better, with its parent, whose schema Prisma writes out."""
+        return self.confidence in ("likely", "proven") and self.parent.removeprefix("public.") == "books.author_id"
 
     @property
     def right(self) -> bool:
@@ -110,7 +128,9 @@ def fill(cluster: Cluster) -> None:
 
 
 def outcome(cluster: Cluster, row: Row) -> Outcome:
-    """Run both twins of a row, each through a pgtattle of its own."""
+    """Run both twins of a row, each through a pgtattle of its own; raises npm.Unavailable."""
+    if row.on_node:
+        npm.installed()  # before servers are started for nothing
     sick, cured = (_visited(cluster, row, page) for page in ("sick", "cured"))
     loops = [one for one in sick.findings if one.rule == "n-plus-one" and isinstance(one.evidence, LoopEvidence)]
     alarms = tuple(f"{one.rule} {one.severity}: {one.title}" for one in cured.findings if one.severity != "info")
@@ -144,13 +164,15 @@ def _visited(cluster: Cluster, row: Row, page: str) -> Report:
 @contextlib.contextmanager
 def _shop(target: Target, row: Row) -> Iterator[int]:
     port = free_port()
-    command = [sys.executable, "-m", "tests.orm.shops", row.orm, row.driver, str(port)]
+    folder = npm.installed() if row.on_node else ROOT
+    program = ["node", "shop.mjs"] if row.on_node else [sys.executable, "-m", "tests.orm.shops"]
+    command = [*program, row.orm, row.driver, str(port)]
     command += ["--tagged"] * row.tagged + ["--pooled"] * (row.way == "PgBouncer")
     environment = {
         **target.environment,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }
-    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", f"the shop of {row} did not start"
