@@ -84,7 +84,7 @@ class RewriteAnswer(Struct, frozen=True, kw_only=True):
 
 
 class KeysQuestion(Struct, frozen=True, kw_only=True):
-    """Which columns of a database refer to which?"""
+    """Which columns of a database refer to which, and which are unique?"""
 
     database: str
 
@@ -99,10 +99,14 @@ class ForeignKey(Struct, frozen=True, kw_only=True):
 
 
 class KeysAnswer(Struct, frozen=True, kw_only=True):
-    """The foreign keys of a database, column by column. `error` says why they are not known."""
+    """The foreign keys of a database, column by column, and its columns that are unique by themselves.
+
+    `error` says why they are not known.
+    """
 
     question: KeysQuestion
     keys: tuple[ForeignKey, ...] = ()
+    unique: tuple[tuple[str, str], ...] = ()
     error: str = ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pgtattle.analyzers.analyzer import Analyzer, Answer, ForeignKey, KeysAnswer, KeysQuestion, Outcome
+from pgtattle.analyzers.analyzer import Analyzer, Answer, KeysAnswer, KeysQuestion, Outcome
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.execution import Execution
 
@@ -21,17 +21,25 @@ Name = tuple[str, str]
 
 
 class _Known:
-    """The keys of one database. `refers` leads from a column to the one that it refers to, `names` from oids."""
+    """The keys of one database. `refers` leads from a column to the one that it refers to, `names` from oids.
 
-    __slots__ = ("asked_ns", "names", "refers", "stale")
+    `unique` has the columns of a table that are unique by themselves.
+    """
+
+    __slots__ = ("asked_ns", "names", "refers", "stale", "unique")
 
     def __init__(self, asked_ns: int) -> None:
         self.asked_ns = asked_ns
         self.stale = False
         self.names: dict[tuple[int, int], Name] = {}
         self.refers: dict[Name, Name] = {}
+        self.unique: dict[str, set[str]] = {}
 
-    def learn(self, keys: Sequence[ForeignKey]) -> None:
+    def learn(self, answer: KeysAnswer) -> None:
+        keys = answer.keys
+        self.unique = {}
+        for table, column in map(_folded, answer.unique):
+            self.unique.setdefault(table, set()).add(column)
         self.names = {key.column: _folded(key.column_name) for key in keys}
         self.names |= {key.referred: _folded(key.referred_name) for key in keys}
         self.refers = {_folded(key.column_name): _folded(key.referred_name) for key in keys}
@@ -70,7 +78,7 @@ class Keys(Analyzer):
         if isinstance(answer, KeysAnswer) and not answer.error:
             known = self._known.get(answer.question.database)
             if known is not None:
-                known.learn(answer.keys)
+                known.learn(answer)
         return ()
 
     def linked(self, database: str, place: tuple[int, int], column: str, tables: Sequence[str]) -> bool:
@@ -81,6 +89,13 @@ class Keys(Analyzer):
             return False
         root = known.root(name)
         return any(known.root(_folded((table, column))) == root for table in tables)
+
+    def unique(self, database: str, tables: Sequence[str]) -> frozenset[str]:
+        """The columns that tell a row of the one table; none where there are several."""
+        known = self._known.get(database)
+        if known is None or len(tables) != 1:
+            return frozenset()
+        return frozenset(known.unique.get(_folded((tables[0], ""))[0], ()))
 
 
 def _folded(name: Name) -> Name:

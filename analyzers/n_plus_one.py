@@ -14,6 +14,7 @@ from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
 from pgtattle.analyzers.bodies import Body, bodies
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
+from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, array_of
@@ -61,8 +62,9 @@ class NPlusOne(Analyzer):
 
     rules: ClassVar[tuple[str, ...]] = ("n-plus-one",)
 
-    def __init__(self, repetitions: Repetitions) -> None:
+    def __init__(self, repetitions: Repetitions, keys: Keys) -> None:
         self._repetitions = repetitions
+        self._keys = keys
         self._scaling = Scaling()
         self._rewrites = Rewrites()
 
@@ -79,10 +81,23 @@ class NPlusOne(Analyzer):
         tables = self._repetitions.tables
         for body in bodies(loops):
             about = _about(unit, body, self._scale(unit, body.loops[0]), tables)
-            candidates = [found for loop in body.loops if (found := _candidate(loop)) is not None]
+            candidates = [found for loop in body.loops if (found := self._candidate(loop)) is not None]
             finding, questions = self._rewrites.suggest(_finding(unit, body, about, tables), candidates)
             yield finding
             yield from questions
+
+    def _candidate(self, loop: Repetition) -> Candidate | None:
+        """One query for all turns of a loop, where there is one."""
+        first = loop.executions[0]
+        slots = zip(first.text.slots, first.values, strict=True)
+        skips = " OFFSET " in loop.statement.sql and any(
+            slot.where == "limit" and value != "0" and f"OFFSET ${slot.number}" in loop.statement.sql
+            for slot, value in slots
+        )
+        unique = frozenset() if skips else self._keys.unique(first.connection.database, loop.tables)
+        sql = for_all(loop.statement.sql, *loop.place, unique)
+        values = array_of(loop.executions, loop.place[0]) if sql else ()
+        return Candidate(sql, values, first, len(loop.executions)) if values else None
 
     def _scale(self, unit: Unit, loop: Repetition) -> Scale:
         """How the turns of a loop follow the rows of what drove it, in all units so far."""
@@ -104,13 +119,6 @@ class _About(NamedTuple):
     parent: str
     parent_sql: str
     proof: tuple[str, ...]
-
-
-def _candidate(loop: Repetition) -> Candidate | None:
-    """One query for all turns of a loop, where there is one."""
-    sql = for_all(loop.statement.sql, *loop.place)
-    values = array_of(loop.executions, loop.place[0]) if sql else ()
-    return Candidate(sql, values, loop.executions[0], len(loop.executions)) if values else None
 
 
 def _heard(unit: Unit, loop: Repetition) -> bool:

@@ -46,7 +46,7 @@ def analyzers(
     repetitions = Repetitions(settings, facts, samples, keys)
     every: list[Analyzer] = [
         keys,
-        NPlusOne(repetitions),
+        NPlusOne(repetitions, keys),
         RepeatedRead(repetitions),
         Cacheable(facts, samples),
         RowByRowWrite(settings, facts),

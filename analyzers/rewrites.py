@@ -8,6 +8,7 @@ shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -26,6 +27,11 @@ MAX_WAITING: Final = 500
 """Rewrites that findings wait for."""
 MAX_VALUES: Final = 1_000
 ASK_AGAIN_NS: Final = 600_000_000_000
+
+TEXT: Final = 25
+"""The oid of text."""
+
+_PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 
 Key = tuple[str, str]
 """A database and a statement."""
@@ -101,7 +107,7 @@ class Rewrites:
                         sql=candidate.first.text.sql,
                         parameters=candidate.first.parameters,
                         rewritten=candidate.sql,
-                        values=candidate.values,
+                        values=_referred(candidate.sql, candidate.values),
                     )
                 )
             if not rewrite.answered:
@@ -140,6 +146,12 @@ class Rewrites:
             status = "unverified" if "unverified" in statuses else "partly"
         words = " ".join(dict.fromkeys((text, *(rewrite.words for rewrite in shown if rewrite.words))))
         return Suggestion(text=words, sql=";\n".join(rewrite.sql for rewrite in shown), status=status)
+
+
+def _referred(sql: str, values: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    """The values, those that the statement no longer has a place for being NULLs of a type: it would be asked for."""
+    places = {int(number) for number in _PLACEHOLDER.findall(sql)}
+    return tuple(value if place in places else Parameter(TEXT, None) for place, value in enumerate(values, start=1))
 
 
 def array_of(executions: Sequence[Execution], number: int) -> tuple[Parameter, ...]:

@@ -65,6 +65,13 @@ _KEYS: Final = """
     JOIN pg_class s ON s.oid = c.confrelid JOIN pg_attribute b ON b.attrelid = s.oid AND b.attnum = k.other
     WHERE c.contype = 'f' LIMIT %s
 """
+_UNIQUE: Final = """
+    SELECT r.relname, a.attname FROM pg_index i JOIN pg_class r ON r.oid = i.indrelid
+    JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = i.indkey[0]
+    JOIN pg_namespace n ON n.oid = r.relnamespace
+    WHERE i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL
+    AND n.nspname NOT IN ('pg_catalog', 'pg_toast') LIMIT %s
+"""
 
 
 class Planner:
@@ -197,7 +204,8 @@ class _Session:
         keys = [
             ForeignKey(column=row[:2], column_name=row[2:4], referred=row[4:6], referred_name=row[6:]) for row in rows
         ]
-        return KeysAnswer(question=question, keys=tuple(keys))
+        unique = self._connection.execute(_UNIQUE, [MAX_KEYS]).fetchall()
+        return KeysAnswer(question=question, keys=tuple(keys), unique=tuple(unique))
 
     def _explain(self, statement: str, parameters: tuple[Parameter, ...]) -> bytes:
         """EXPLAIN with the captured values, which are sent as they came."""

@@ -10,6 +10,7 @@ column where the query did not have it.
 | rows | `k = ANY($1)` |
 | aggregates | the same, `GROUP BY k`; a value without rows has no row |
 | only whether there are any | `SELECT DISTINCT k` |
+| the first row, `k` being unique | as if all rows were asked for |
 | the first rows for each | a LATERAL join with `unnest($1)` |
 """
 
@@ -32,8 +33,12 @@ _BACK: Final = re.compile(_SLOT + r"(\d+)", re.I)
 
 
 @lru_cache(512)
-def for_all(sql: str, number: int, oid: int = 0) -> str:
-    """The query for all values of `$number`, whose type has the given oid; empty where there is none."""
+def for_all(sql: str, number: int, oid: int = 0, unique: frozenset[str] = frozenset()) -> str:
+    """The query for all values of `$number`, whose type has the given oid; empty where there is none.
+
+    Each of the `unique` columns tells one row, so that a LIMIT takes nothing away: the caller knows that there is no
+    OFFSET but 0.
+    """
     if len(sql) > MAX_LENGTH or _SLOT in sql:
         return ""
     try:
@@ -41,13 +46,15 @@ def for_all(sql: str, number: int, oid: int = 0) -> str:
         from sqlglot import exp
 
         tree = sqlglot.parse_one(_PLACEHOLDER.sub(_SLOT + r"\1", sql), read="postgres")
-        rewritten = _rewritten(tree, f"{_SLOT}{number}", _TYPES.get(oid, "")) if isinstance(tree, exp.Select) else None
+        rewritten = (
+            _rewritten(tree, f"{_SLOT}{number}", _TYPES.get(oid, ""), unique) if isinstance(tree, exp.Select) else None
+        )
         return "" if rewritten is None else _BACK.sub(r"$\1", rewritten.sql(dialect="postgres"))
     except Exception:
         return ""
 
 
-def _rewritten(tree: exp.Select, slot: str, type_: str) -> exp.Expression | None:
+def _rewritten(tree: exp.Select, slot: str, type_: str, unique: frozenset[str]) -> exp.Expression | None:
     from sqlglot import exp
 
     where = tree.args.get("where")
@@ -71,7 +78,10 @@ def _rewritten(tree: exp.Select, slot: str, type_: str) -> exp.Expression | None
     if aggregates:
         plain = [one for one in selected if not isinstance(one, exp.AggFunc)]
         return None if plain or limited or tree.args.get("order") else _grouped(tree, condition, key)
-    if limited:
+    if limited and key.name.lower() in unique:
+        for part in ("limit", "offset", "order"):
+            tree.set(part, None)
+    elif limited:
         return _lateral(tree, condition, key, type_) if type_ else None
     return _listed(tree, condition, key)
 

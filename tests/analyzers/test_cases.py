@@ -103,6 +103,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expect: tuple[Expected, ...]
     connections: dict[str, Client] = {}
     keys: tuple[str, ...] = ()
+    unique: tuple[str, ...] = ()
     rules: RuleSettings = RuleSettings()
 
 
@@ -283,7 +284,11 @@ class Replay:
                 case RewriteQuestion():
                     self.asked.append(RewriteAnswer(question=outcome, before=PLAN, after=PLAN))
                 case KeysQuestion():
-                    self.asked.append(KeysAnswer(question=outcome, keys=tuple(map(foreign_key, self.case.keys))))
+                    keys = tuple(map(foreign_key, self.case.keys))
+                    unique = tuple(
+                        (table, column) for table, _, column in (one.partition(".") for one in self.case.unique)
+                    )
+                    self.asked.append(KeysAnswer(question=outcome, keys=keys, unique=unique))
                 case _:
                     raise AssertionError(outcome)
         while self.asked:

@@ -75,6 +75,31 @@ def test_a_rewrite_that_the_server_does_not_take_is_refused(shop: Database) -> N
     assert (answer.error, answer.refused, answer.after) == ("", True, b"")
 
 
+def test_parameters_that_the_rewrite_has_no_place_for_are_no_error(shop: Database) -> None:
+    loop = Unit(
+        id="u1",
+        kind="request",
+        key="r1",
+        confidence="strong",
+        signal="comment tag request_id",
+        executions=tuple(
+            made(shop, n, "SELECT name FROM people WHERE no = $1 AND 1 = 1 LIMIT $2 OFFSET $3", str(n), "1", "0")
+            for n in range(1, 9)
+        ),
+    )
+    every = analyzers(RuleSettings())
+    (about_keys,) = (outcome for analyzer in every for outcome in analyzer.execution(loop.executions[0]))
+    assert isinstance(about_keys, KeysQuestion)
+    (answer,) = asked(shop, about_keys)
+    assert [outcome for analyzer in every for outcome in analyzer.answer(answer)] == []
+    outcomes = [outcome for analyzer in every for outcome in analyzer.unit(loop)]
+    (question,) = (outcome for outcome in outcomes if isinstance(outcome, RewriteQuestion))
+    assert question.rewritten == "SELECT no, name FROM people WHERE no = ANY($1) AND $2 = $3"
+    (answer,) = asked(shop, question)
+    assert isinstance(answer, RewriteAnswer)
+    assert (answer.error, answer.refused) == ("", False)
+
+
 def test_a_rewrite_that_writes_is_planned_and_not_done(shop: Database) -> None:
     answer = rewrite(shop, "DELETE FROM people WHERE no = ANY($1)", '{"7"}')
     assert (answer.error, answer.refused) == ("", False)
@@ -105,6 +130,8 @@ def test_foreign_keys_are_known_by_oid_and_by_name(shop: Database) -> None:
     with psycopg.connect(shop.dsn) as connection:
         row = connection.execute("SELECT 'people'::regclass::oid::int8").fetchone()
     assert row is not None
+    assert {("people", "no"), ("Books", "id")} <= set(answer.unique)
+    assert ("prints", "book") not in answer.unique
     keys = Keys()
     (question,) = keys.execution(made(shop, 1, "SELECT 1"))
     assert question == KeysQuestion(database=shop.name)
@@ -114,6 +141,9 @@ def test_foreign_keys_are_known_by_oid_and_by_name(shop: Database) -> None:
     assert keys.linked(shop.name, (row[0], 1), 'b."Writer"', ('"Odd"."Books"',))
     assert not keys.linked(shop.name, (row[0], 2), "writer", ("prints",))
     assert not keys.linked(shop.name, (row[0], 1), "book", ("prints",))
+    assert keys.unique(shop.name, ("people",)) == {"no"}
+    assert keys.unique(shop.name, ('"Odd"."Books"',)) == {"id"}
+    assert keys.unique(shop.name, ("people", "prints")) == keys.unique("another", ("people",)) == frozenset()
     assert not keys.linked("another", (row[0], 1), "writer", ("prints",))
 
 

@@ -72,14 +72,16 @@ def test_a_scope_gathers_what_a_process_does(serve: Serve, shop: Database) -> No
     served = serve(shop)
     api = f"http://{served.addresses['api']}/api/v1"
     command = [sys.executable, "-c", LOOP, served.database.dsn]
-    with psycopg.connect(served.database.dsn, autocommit=True) as other:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
-            body = {"kind": "test", "key": "test_books", "match": {"client_pid": process.pid}}
-            scope = httpx.post(f"{api}/scopes", json=body).json()
-            wait_for(lambda: served.get("/api/v1/session").json()["executions"] >= 13)
-            for _ in range(20):
-                other.execute("SELECT count(*) FROM books")
-            process.communicate("\n")
+    with (
+        psycopg.connect(served.database.dsn, autocommit=True) as other,
+        subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process,
+    ):
+        body = {"kind": "test", "key": "test_books", "match": {"client_pid": process.pid}}
+        scope = httpx.post(f"{api}/scopes", json=body).json()
+        wait_for(lambda: served.get("/api/v1/session").json()["executions"] >= 13)
+        for _ in range(20):
+            other.execute("SELECT count(*) FROM books")
+        process.communicate("\n")
     assert httpx.delete(f"{api}/scopes/{scope['id']}").status_code == 204
     (unit,) = (unit for unit in units(served) if unit["kind"] == "scope")
     assert (unit["key"], unit["confidence"], unit["signal"]) == ("test_books", "strong", "scope of a test")

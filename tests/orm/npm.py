@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 SOURCE: Final = Path(__file__).parent / "node"
-FOLDER: Final = Path(__file__).parents[2] / "build" / "orm-node"
+FOLDER: Final = Path(__file__).parents[2] / ".venv" / "orm-node"
 INSTALL: Final = (
     "npm",
     "install",

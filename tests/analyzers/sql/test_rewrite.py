@@ -130,6 +130,23 @@ def test_whether_there_are_any(connection: psycopg.Connection[Any], sql: str) ->
     assert Counter(together) == Counter(row[:1] for row in looped)
 
 
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT * FROM authors WHERE id = 7 LIMIT 21", "SELECT name FROM authors WHERE id = 7 ORDER BY name LIMIT 1"],
+)
+def test_the_one_row_of_a_unique_key(connection: psycopg.Connection[Any], sql: str) -> None:
+    form, seven, values = normal(sql)
+    one = for_all(form, seven, unique=frozenset({"id"}))
+    assert "LIMIT" not in one
+    together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
+    looped = []
+    for value in VALUES:
+        values[seven - 1] = str(value)
+        looped += [row if len(row) > 1 else (value, *row) for row in ask(connection, form, values)]
+    assert together
+    assert Counter(together) == Counter(looped)
+
+
 @pytest.mark.parametrize("sql", FIRST)
 def test_the_first_rows_of_each(connection: psycopg.Connection[Any], sql: str) -> None:
     looped, together, one = both(connection, sql)
