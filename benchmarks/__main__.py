@@ -21,12 +21,12 @@ from typing import Final
 import msgspec
 import psycopg
 
-from benchmarks import large, memory, page, pipeline, relay
+from benchmarks import large, latency, memory, page, pipeline, relay
 from benchmarks.results import Results
 from benchmarks.targets import Target, cluster, openers
 
 HERE: Final = Path(__file__).parent
-PARTS: Final = ("relay", "large", "memory", "pipeline")
+PARTS: Final = ("relay", "latency", "large", "memory", "pipeline")
 LEAST_ROUNDS: Final = 5
 REST_SECONDS: Final = 0.75
 """What a pgbench run takes beyond its own time: coming to rest, and the accounts."""
@@ -74,14 +74,18 @@ def run(options: argparse.Namespace) -> Results:
             total = (options.rounds + 1) * len(large.STATEMENTS) * len(targets)
             results.transfers = large.measure(direct, targets, options.rounds, Progress("large results", total))
         if "relay" in parts:
-            total = options.rounds * len(relay.MODES) * len(relay.CLIENTS) * len(targets)
+            total = options.rounds * len(relay.MODES) * len(targets)
             results.runs = relay.measure(targets, options.rounds, options.seconds, Progress("pgbench", total))
+        if "latency" in parts:
+            rounds = Progress("latency", options.rounds * len(relay.MODES))
+            results.latencies = latency.measure(targets, options.rounds, options.seconds / 2, rounds)
     return results
 
 
 def _tell(parts: tuple[str, ...], ways: int, options: argparse.Namespace) -> None:
     seconds = {
-        "relay": options.rounds * len(relay.MODES) * len(relay.CLIENTS) * ways * (options.seconds + REST_SECONDS),
+        "relay": options.rounds * len(relay.MODES) * ways * (options.seconds + REST_SECONDS),
+        "latency": options.rounds * len(relay.MODES) * ways * options.seconds / 2,
         "large": (options.rounds + 1) * len(large.STATEMENTS) * ways * 0.6,
         "memory": ways * 15,
         "pipeline": len(pipeline.TRAFFIC) * (10 + options.executions / 25_000),

@@ -104,7 +104,7 @@ def verdicts(results: Results) -> list[Verdict]:
             for mode in MODES:
                 value = _cpu(results, mode, OURS, name, _both)
                 found.append(Verdict(f"relay + profiler CPU / {name}, {mode}", bar, value))
-        for mode in MODES:
+        for mode in MODES if results.latencies else ():
             value = _quotient(_added(results, mode, OURS), _added(results, mode, BOUNCER))
             found.append(Verdict(f"added median latency / PgBouncer's, {mode}", 1.2, value))
         accounts = [run.accounts for run in results.runs if run.accounts]
@@ -153,7 +153,7 @@ def _runs(results: Results) -> str:
     ]
     for mode in MODES:
         for name in _names(run.target for run in results.runs):
-            busy, alone = _of(results, name, mode, 4), _of(results, name, mode, 1)
+            busy, alone = _of(results, name, mode), _latencies(results, name, mode)
             if not busy:
                 continue
             between = name != DIRECT
@@ -161,22 +161,22 @@ def _runs(results: Results) -> str:
                 *(mode, name, f"{_middle(run.tps for run in busy):,.0f}"),
                 f"{_middle(map(_relay, busy)):.1f}" if between else "",
                 f"{_middle(map(_both, busy)):.1f}" if name in (OURS, OPAQUE) else "",
-                f"{_middle(run.latency_us for run in alone):.0f}",
-                f"{_added(results, mode, name):.0f}" if between else "",
+                f"{_middle(alone):.1f}" if alone else "",
+                f"{_added(results, mode, name):.1f}" if between and alone else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _accounts(results: Results) -> str:
-    lines = ["| pgbench -S | clients | sent | seen | shed | lost | exact in |", "|---|---|---|---|---|---|---|"]
-    groups = dict.fromkeys((run.mode, run.clients) for run in results.runs)
-    for mode, clients in groups:
-        found = [run.accounts for run in _of(results, OURS, mode, clients) if run.accounts]
+    lines = ["| pgbench -S | sent | seen | shed | lost | exact in |", "|---|---|---|---|---|---|"]
+    modes = dict.fromkeys(run.mode for run in results.runs)
+    for mode in modes:
+        found = [run.accounts for run in _of(results, OURS, mode) if run.accounts]
         sums = (sum(getattr(one, name) for one in found) for name in ("sent", "seen", "shed", "lost"))
         cells = [*(f"{number:,}" for number in sums), f"{sum(one.exact for one in found)} of {len(found)} runs"]
-        lines.append(f"| {mode} | {clients} | {' | '.join(cells)} |")
-    return "\n".join(lines) if groups else ""
+        lines.append(f"| {mode} | {' | '.join(cells)} |")
+    return "\n".join(lines) if modes else ""
 
 
 def _transfers(results: Results) -> str:
@@ -209,8 +209,12 @@ def _rates(results: Results) -> str:
     return "\n".join(lines) if results.rates else ""
 
 
-def _of(results: Results, target: str, mode: str, clients: int) -> list[Run]:
-    return [run for run in results.runs if (run.target, run.mode, run.clients) == (target, mode, clients)]
+def _of(results: Results, target: str, mode: str) -> list[Run]:
+    return [run for run in results.runs if (run.target, run.mode) == (target, mode)]
+
+
+def _latencies(results: Results, target: str, mode: str) -> list[float]:
+    return [one.median_us for one in results.latencies if (one.target, one.mode) == (target, mode)]
 
 
 def _relay(run: Run) -> float:
@@ -223,14 +227,14 @@ def _both(run: Run) -> float:
 
 def _cpu(results: Results, mode: str, ours: str, other: str, of: Callable[[Run], float]) -> float:
     """Round by round, so that what slows the whole machine slows both sides of a ratio."""
-    pairs = zip(_of(results, ours, mode, 4), _of(results, other, mode, 4), strict=False)
+    pairs = zip(_of(results, ours, mode), _of(results, other, mode), strict=False)
     return _middle(of(one) / _relay(beside) for one, beside in pairs)
 
 
 def _added(results: Results, mode: str, name: str) -> float:
     """Microseconds over the direct connection of the same round."""
-    pairs = zip(_of(results, name, mode, 1), _of(results, DIRECT, mode, 1), strict=False)
-    return _middle(one.latency_us - beside.latency_us for one, beside in pairs)
+    pairs = zip(_latencies(results, name, mode), _latencies(results, DIRECT, mode), strict=True)
+    return _middle(one - beside for one, beside in pairs)
 
 
 def _quotient(above: float, below: float) -> float:

@@ -24,9 +24,17 @@ class Run(Struct, frozen=True, kw_only=True):
     clients: int
     transactions: int
     tps: float
-    latency_us: float
     cpu_us: dict[str, float]
     accounts: Accounts | None = None
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """One client in a closed loop through one target, in one round with the others."""
+
+    target: str
+    mode: str
+    queries: int
+    median_us: float
 
 
 class Accounts(Struct, frozen=True, kw_only=True):
@@ -75,6 +83,7 @@ class Results(Struct, kw_only=True):
     rounds: int
     seconds: int
     runs: list[Run] = []
+    latencies: list[Latency] = []
     transfers: list[Transfer] = []
     memory: list[Memory] = []
     rates: list[Rate] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import large, memory, page, pipeline, relay
+from benchmarks import large, latency, memory, page, pipeline, relay
 from benchmarks.__main__ import HERE
 from benchmarks.results import Accounts, Results, Run
 from benchmarks.targets import Target, cluster, direct, opaque, pgbouncer, pgtattle
@@ -34,6 +34,7 @@ def results(server: Cluster) -> Results:
     found = Results(machine=page.machine("18", None), rounds=1, seconds=1)
     with direct(server) as around, pgbouncer(server) as bouncer, pgtattle(server) as ours:
         found.runs = relay.measure([around, ours], 1, 1, lambda: None, modes=("extended",))
+        found.latencies = latency.measure([around, bouncer, ours], 1, 0.1, lambda: None, rows=100_000)
         found.transfers = large.measure(around, [around, bouncer, ours], 1, lambda: None, rows=1_000)
         found.rates = [pipeline.measure(around, "pgbench (TPC-B), prepared", 1_000, recorded=1_400)]
     found.memory = [memory.measure(server, opaque, size=20_000_000, connections=20, stall_seconds=0.2)]
@@ -41,14 +42,16 @@ def results(server: Cluster) -> Results:
 
 
 def test_every_way_is_measured(results: Results) -> None:
-    assert {(run.target, run.clients) for run in results.runs} == {
-        (way, clients) for way in ("direct", "pgtattle") for clients in (4, 1)
+    assert {(run.target, run.clients) for run in results.runs} == {("direct", 4), ("pgtattle", 4)}
+    assert {(one.target, one.mode) for one in results.latencies} == {
+        (way, mode) for way in ("direct", "PgBouncer", "pgtattle") for mode in relay.MODES
     }
+    assert all(one.queries > 0 and one.median_us > 0 for one in results.latencies)
     assert {(one.target, one.kind) for one in results.transfers} == {
         (way, kind) for way in ("direct", "PgBouncer", "pgtattle") for kind in large.STATEMENTS
     }
-    assert all(run.latency_us > 0 and run.tps > 0 for run in results.runs)
-    assert [set(run.cpu_us) for run in results.runs if run.target == "pgtattle"] == [{"relay", "profiler"}] * 2
+    assert all(run.tps > 0 for run in results.runs)
+    assert [set(run.cpu_us) for run in results.runs if run.target == "pgtattle"] == [{"relay", "profiler"}]
     assert all(value > 0 for run in results.runs for value in run.cpu_us.values())
     assert results.rates[0].executions >= 1_000
     assert results.memory[0].target == "pgtattle, opaque"
@@ -75,7 +78,7 @@ def test_the_page_judges_what_was_measured(results: Results) -> None:
 
 def test_a_missing_execution_is_told() -> None:
     run = Run(
-        target="pgtattle", mode="simple", clients=4, transactions=9, tps=1, latency_us=1, cpu_us={},
+        target="pgtattle", mode="simple", clients=4, transactions=9, tps=1, cpu_us={},
         accounts=Accounts(sent=11, seen=8, shed=1, lost=1),
     )  # fmt: skip
     found = Results(machine=page.machine("18", None), rounds=1, seconds=1, runs=[run])
