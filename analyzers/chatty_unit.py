@@ -15,7 +15,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import Repetitions
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.schema import ChattyEvidence, Severity, Suggestion, UnitRef
-from pgtattle.proxy.settings import RuleSettings
+from pgtattle.proxy.settings import Budget, RuleSettings
 
 FAR: Final = 3
 """Times the budget from which it is no longer `low`."""
@@ -28,27 +28,36 @@ class ChattyUnit(Analyzer):
     rules: ClassVar[tuple[str, ...]] = ("chatty-unit",)
 
     def __init__(self, settings: RuleSettings, repetitions: Repetitions) -> None:
-        self._queries = settings.chatty_unit_queries
-        self._budget_ns = int(settings.chatty_unit_ms * 1e6)
+        self._budget = Budget(queries=settings.chatty_unit_queries, ms=settings.chatty_unit_ms)
+        self._routes = settings.chatty_unit_routes
         self._repetitions = repetitions
 
     def unit(self, unit: Unit) -> Iterable[Finding]:
         """The finding where a complete unit is over its budget."""
         if unit.confidence != "strong":
             return ()
+        most, budget_ns = self._budget_of(unit.route)
         asked = [one for one in unit.executions if one.text.statement.kind in ("read", "write")]
         total_ns = sum(one.duration_ns for one in asked)
-        if len(asked) <= self._queries and total_ns <= self._budget_ns:
+        if len(asked) <= most and total_ns <= budget_ns:
             return ()
         again = sum(len(one.executions) - 1 for one in self._repetitions.of(unit))
         again_ns = sum(one.total_ns for one in self._repetitions.of(unit))
         queries = len(asked) - again
-        if queries <= self._queries and total_ns - again_ns <= self._budget_ns:
+        if queries <= most and total_ns - again_ns <= budget_ns:
             return ()
         return (self._finding(unit, [one.text.statement.sql for one in asked], queries, total_ns),)
 
+    def _budget_of(self, route: str) -> tuple[int, int]:
+        """Queries, and nanoseconds in the database."""
+        own = self._routes.get(route, self._budget)
+        queries = own.queries if own.queries is not None else self._budget.queries
+        ms = own.ms if own.ms is not None else self._budget.ms
+        return queries or 0, int((ms or 0) * 1e6)
+
     def _finding(self, unit: Unit, sqls: list[str], queries: int, total_ns: int) -> Finding:
-        over = max(queries / max(1, self._queries), total_ns / max(1, self._budget_ns))
+        most, budget_ns = self._budget_of(unit.route)
+        over = max(queries / max(1, most), total_ns / max(1, budget_ns))
         severity: Severity = "medium" if over >= FAR else "low"
         record = unit.executions[0].connection
         where = unit.route or record.application or record.user
@@ -68,8 +77,8 @@ class ChattyUnit(Analyzer):
                 queries=len(sqls),
                 statements=len(set(sqls)),
                 units=1,
-                budget_queries=self._queries,
-                budget_ms=self._budget_ns / 1e6,
+                budget_queries=most,
+                budget_ms=budget_ns / 1e6,
                 database_ms=total_ns / 1e6,
                 span_ms=(unit.ended_ns - unit.started_ns) / 1e6,
                 most=[f"{times} x {sql}" for sql, times in top],
@@ -77,7 +86,8 @@ class ChattyUnit(Analyzer):
             ),
             suggestion=Suggestion(
                 text="Ask less: join what is read one after another, cache what seldom changes, and leave to a job "
-                "what the answer does not need. Or give it a larger budget: chatty-unit-queries and chatty-unit-ms."
+                "what the answer does not need. Or give it a larger budget: chatty-unit-queries and chatty-unit-ms, or "
+                "its route's own in chatty-unit-routes."
             ),
             at_ns=unit.ended_ns,
         )

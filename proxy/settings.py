@@ -66,6 +66,13 @@ class Upstream(Struct, frozen=True, kw_only=True):
     database: str = ""
 
 
+class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Queries and time in the database of one route; None: as for every other."""
+
+    queries: int | None = None
+    ms: float | None = None
+
+
 class RuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """Thresholds of the rules: `[rules]` in the configuration file."""
 
@@ -75,6 +82,7 @@ class RuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     row_by_row_write_min: int = 10
     chatty_unit_queries: int = 100
     chatty_unit_ms: float = 2_000.0
+    chatty_unit_routes: dict[str, Budget] = {}
     slow_query_ms: float = 500.0
     missing_index_min_rows: int = 10_000
 

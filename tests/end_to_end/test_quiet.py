@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import shutil
+import subprocess
 
 import asyncpg
 import pytest
@@ -11,6 +14,8 @@ import pytest
 from tests.conftest import Database, Serve
 
 REQUESTS = 50
+PGBENCH_SECONDS = int(os.environ.get("PGBENCH_SECONDS", "3"))
+"""Of each load; more by hand."""
 
 
 @pytest.fixture
@@ -55,3 +60,21 @@ def test_requests_at_once_that_each_ask_once(serve: Serve, database: Database, b
     report = served.report()
     assert sum(one.calls for one in report.statements if one.sql.startswith("SELECT title FROM books")) == 2 * REQUESTS
     assert report.findings == []
+
+
+@pytest.mark.skipif(shutil.which("pgbench") is None, reason="pgbench is not installed")
+@pytest.mark.parametrize("script", ["-S", "-N"])
+@pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
+def test_pgbench_at_full_speed(serve: Serve, database: Database, script: str, mode: str) -> None:
+    """Under a name that is not its own, for it would be known as a tool. What is slow by its load is said."""
+    environment = {**os.environ, "PGAPPNAME": "shop"}
+    subprocess.run(["pgbench", "-i", "-q", "-s", "2", database.dsn], check=True, capture_output=True)
+    served = serve(database)
+    load = ["pgbench", "-n", script, "-M", mode, "-c", "4", "-T", str(PGBENCH_SECONDS), served.database.dsn]
+    subprocess.run(load, env=environment, check=True, capture_output=True)
+    report = served.report()
+    assert report.session.executions > 1_000
+    pasted = {"unparameterized"} if mode == "simple" else set()
+    said = {(one.rule, one.severity) for one in report.findings if one.rule not in {"slow-query", "missing-index"}}
+    assert {rule for rule, _ in said} <= pasted, said
+    assert all(severity == "info" for _, severity in said)
