@@ -18,6 +18,7 @@ FOLDERS = ("proxy", "analyzers", "tui")
 # None of them may define a msgspec.Struct: mypyc drops the arguments of such a class.
 COMPILED = (
     "proxy/asked.py",
+    "proxy/events.py",
     "proxy/execution.py",
     "proxy/exchange.py",
     "proxy/latencies.py",

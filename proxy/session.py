@@ -13,7 +13,6 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from msgspec.structs import replace
 from mypy_extensions import i64
 
 from pgtattle.analyzers.samples import Samples
@@ -55,8 +54,7 @@ class Session:
         given = startup_parameters(packet)
         user = given.get("user", "")
         self._asked.encoding = messages.ENCODINGS.get(given.get("client_encoding", "").upper(), "utf-8")
-        self.connection = replace(
-            self.connection,
+        self.connection = self.connection.changed(
             user=user,
             database=given.get("database") or user,
             application=given.get("application_name", ""),
@@ -148,7 +146,7 @@ class Session:
         elif kind == messages.AUTHENTICATION:
             self.challenged = self.challenged or frames[start : start + 4] != b"\0\0\0\0"
         elif kind == messages.KEY:
-            self.connection = replace(self.connection, backend_pid=messages.length(frames, start))
+            self.connection = self.connection.changed(backend_pid=messages.length(frames, start))
 
     def _described(self, description: bytes, size: int) -> None:
         """RowDescription or NoData; the rows of a simple query come undescribed by a request."""
@@ -336,7 +334,7 @@ class Session:
             self._asked.encoding = messages.ENCODINGS.get(value.upper(), "utf-8")
         elif name == "application_name":
             if not self.authenticated:
-                self.connection = replace(self.connection, application=value)
+                self.connection = self.connection.changed(application=value)
             self._exchanges.tags.application(value, self.connection.application)
 
     # -- the end of an exchange --------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from pgtattle.analyzers.sql.texts import Texts
@@ -297,7 +296,7 @@ def test_nothing_is_lost_and_nothing_is_told_twice() -> None:
     done += send.units.flush()
     ids = sorted(execution.id for unit in done for execution in unit.executions)
     assert ids == list(range(1, 2_001))
-    assert all(msgspec.structs.asdict(unit)["executions"] for unit in done)
+    assert all(unit.executions for unit in done)
 
 
 # -- habits ------------------------------------------------------------------------------------------------------------
