@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
@@ -19,6 +20,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import is_tool
 from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.sql.tokens import tokenize
 from pgtattle.proxy.events import Slot, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, InjectionEvidence, Severity, Suggestion
@@ -33,15 +35,14 @@ ERRORS: Final = 3
 
 _CLAUSES: Final = frozenset(("where", "set", "values", "having", "on"))
 _GUESSED: Final = frozenset(("42601", "42703", "42P01", "22P02"))
-_CONSTANT: Final = re.compile(r"\b(?:OR|AND) (?:NOT )?\(?(\$\d+|TRUE)(?: (?:=|LIKE|>=|<=) (\$\d+))?(?!\d)")
+_CONSTANT: Final = re.compile(r"\bOR (?:NOT )?\(?(\$\d+|TRUE)(?: (?:=|LIKE|>=|<=) (\$\d+))?(?!\d)")
 _PROBES: Final = re.compile(
-    r"\b(?:pg_sleep|lo_import|lo_export|pg_read_file|pg_read_binary_file|pg_ls_dir|dblink\w*|query_to_xml|pg_shadow|pg_authid"
-    r"|pg_user|current_setting|inet_server_addr|version)\b|\binformation_schema\.|\bpg_catalog\.|\bPROGRAM\b"
+    r"\b(?:pg_sleep|lo_import|lo_export|pg_read_file|pg_read_binary_file|pg_ls_dir|dblink\w*|query_to_xml|inet_server_addr"
+    r"|version)\s*\(|\b(?:pg_shadow|pg_authid)\b|\binformation_schema\.|\bpg_catalog\.|\bPROGRAM\b"
 )
 _ALONE: Final = frozenset(("a condition that is always true", "a second statement", "a call that probes the server"))
 """Signs that no query builder makes."""
 _BROKEN: Final = "a quote that breaks the statement"
-_GOES_ON: Final = re.compile(r"'(?:[^']|'')*'\w")
 
 
 class _Place:
@@ -99,7 +100,7 @@ class Injection(Analyzer):
         if execution.sqlstate is None:
             place.executions += 1
             place.stacked += execution.siblings > 1
-            place.commented = place.commented or "--" in text.sql or "/*" in text.sql
+            place.commented = place.commented or _has_comment(text)
             if len(place.values) < MAX_VALUES:
                 place.values.add(hash(slot.value))
             if statement.fingerprint not in place.statements and len(place.statements) < MAX_STATEMENTS:
@@ -135,7 +136,7 @@ def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
     text = execution.text
     statement = text.statement
     signs: list[str] = []
-    if execution.siblings > 1 and execution.position == 0 and not place.stacked:
+    if execution.protocol == "simple" and execution.siblings > 1 and execution.position == 0 and not place.stacked:
         signs.append("a second statement")
     if statement.fingerprint in place.statements:
         return signs
@@ -148,8 +149,7 @@ def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
     probe = _PROBES.search(rest)
     if probe is not None and not any(probe[0] in one for one in usual):
         signs.append("a call that probes the server")
-    commented = "--" in text.sql or ("/*" in text.sql and not text.tags)
-    if commented and not place.commented and not any(rest.endswith(_tail(one)) for one in usual):
+    if not place.commented and _has_comment(text) and not any(rest.endswith(_tail(one)) for one in usual):
         signs.append("a comment that cuts off the rest")
     if execution.sqlstate == "42601":
         signs.append(_BROKEN if _ends_early(text.sql) else "a statement that is no SQL")
@@ -157,8 +157,30 @@ def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
 
 
 def _ends_early(sql: str) -> bool:
-    """True where a literal ends in the middle of a value, as in 'O'Brien'."""
-    return sql.count("'") % 2 == 1 or _GOES_ON.search(sql) is not None
+    """True where a literal ends in the middle of a value, as in 'O'Brien', or is never closed."""
+    tokens = tokenize(sql)
+    for token, following in pairwise(tokens):
+        if token.kind == "string" and following.kind == "word" and following.start == token.end:
+            return True
+    last = tokens[-1] if tokens else None
+    return last is not None and last.kind == "string" and not last.text.endswith(_closing(last.text))
+
+
+def _closing(literal: str) -> str:
+    """What closes a literal that begins so; of a lone quote, which closes nothing, more than it has."""
+    if literal[0] == "$":
+        return literal[: literal.index("$", 1) + 1]
+    quote = literal.index("'")
+    body = literal[quote + 1 :]
+    return "'" if body.endswith("'") and (len(body) - len(body.rstrip("'"))) % 2 == 1 else "''\0"
+
+
+def _has_comment(text: Text) -> bool:
+    """True for a comment that is no tags: dashes in a literal are none."""
+    if "--" not in text.sql and ("/*" not in text.sql or text.tags):
+        return False
+    comments = [token.text for token in tokenize(text.sql) if token.kind == "comment"]
+    return any(comment.startswith("--") or not text.tags for comment in comments)
 
 
 def _tail(rest: str) -> str:

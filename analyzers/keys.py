@@ -16,6 +16,8 @@ from pgtattle.proxy.execution import Execution
 MAX_DATABASES: Final = 20
 AGAIN_NS: Final = 10_000_000_000
 """Between two questions about one database, however much DDL comes."""
+UNANSWERED_NS: Final = 60_000_000_000
+"""After which a question that had no answer, or an error for one, is asked again."""
 
 Name = tuple[str, str]
 
@@ -26,11 +28,12 @@ class _Known:
     `unique` has the columns of a table that are unique by themselves.
     """
 
-    __slots__ = ("asked_ns", "names", "refers", "stale", "unique")
+    __slots__ = ("answered", "asked_ns", "names", "refers", "stale", "unique")
 
     def __init__(self, asked_ns: int) -> None:
         self.asked_ns = asked_ns
         self.stale = False
+        self.answered = False
         self.names: dict[tuple[int, int], Name] = {}
         self.refers: dict[Name, Name] = {}
         self.unique: dict[str, set[str]] = {}
@@ -68,7 +71,8 @@ class Keys(Analyzer):
             return (KeysQuestion(database=database),)
         if execution.text.statement.kind == "ddl":
             known.stale = True
-        if known.stale and execution.ended_ns - known.asked_ns >= AGAIN_NS:
+        again_ns = AGAIN_NS if known.answered else UNANSWERED_NS
+        if (known.stale or not known.answered) and execution.ended_ns - known.asked_ns >= again_ns:
             known.stale, known.asked_ns = False, execution.ended_ns
             return (KeysQuestion(database=database),)
         return ()
@@ -78,6 +82,7 @@ class Keys(Analyzer):
         if isinstance(answer, KeysAnswer) and not answer.error:
             known = self._known.get(answer.question.database)
             if known is not None:
+                known.answered = True
                 known.learn(answer)
         return ()
 

@@ -29,12 +29,16 @@ _PATH_ID: Final = re.compile(r"(?<=/)(?:\d+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-
 
 
 class Mark(NamedTuple):
-    """The name of one request, job, trace or scope, and the signal that gave it; `kind` and `id` say which one."""
+    """The name of one request, job, trace or scope, and the signal that gave it; `kind` and `id` say which one.
+
+    `lasts`: what the connection does in the same transaction is of it too.
+    """
 
     kind: Literal["request", "trace", "scope"]
     id: str
     signal: str
     setting: bool = False
+    lasts: bool = True
 
 
 def mark_of_tags(tags: Mapping[str, str]) -> Mark | None:

@@ -206,7 +206,7 @@ async def _body(request: Request, type_: type[_Body]) -> _Body:
             raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
     try:
         return msgspec.json.decode(body, type=type_)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"the body cannot be used: {error}") from None
 
 

@@ -1,8 +1,8 @@
 """What is learned of how an application uses its connections: enough to know what a pause, or an end, means.
 
-Enters: what became of connections and units, and the share of statements in transactions, by application. Leaves:
-whether it opens a connection, or a transaction, for each request, and whether it marks what it takes out of a pool; and
-of one connection, whether a pooler shares it. Learned from enough only; until then nothing is known.
+Enters: what became of connections, and the share of statements in transactions, by application. Leaves: whether it
+opens a connection, or a transaction, for each request; and of one connection, whether a pooler shares it. Learned from
+enough only; until then nothing is known.
 Source: PgBouncer, "config.ini: server_reset_query"; `src/varcache.c` (the settings that it puts back).
 """
 
@@ -31,13 +31,12 @@ _PUT_BACK: Final = re.compile(r"(?:SET \w+='[^']*';)*SET application_name='([^']
 class Habit:
     """What one application does."""
 
-    __slots__ = ("closed", "in_transactions", "marked", "short", "statements", "tool", "units")
+    __slots__ = ("closed", "in_transactions", "short", "statements", "tool")
 
     def __init__(self, tool: bool) -> None:
         self.tool = tool
         self.closed = self.short = 0
         self.statements = self.in_transactions = 0
-        self.units = self.marked = 0
 
     @property
     def connection_each(self) -> bool:
@@ -53,11 +52,6 @@ class Habit:
     def transaction_each(self) -> bool:
         """True where nearly all statements are in transactions."""
         return self.statements >= STATEMENTS and not self.mixes
-
-    @property
-    def marks(self) -> bool:
-        """True where nearly every piece of work began with a mark of the pool."""
-        return self.units > LEARNED and self.marked >= MOST * self.units
 
 
 class Habits:

@@ -129,9 +129,9 @@ class Units:
         track = self._tracks.pop(connection_id, None)
         if track is None:
             return []
-        unit = track.unit
+        unit = self._folded(track.unit) if track.unit is not None else None
         lives = unit is not None and not unit.done and unit.mark is None
-        alone = lives and unit is not None and unit.kind == "burst" and track.units == 1
+        alone = lives and track.units == 1 + (unit is not track.unit)
         alone = alone and unit is not None and now_ns - unit.started_ns < MAX_SPAN_NS
         # Every connection counts: those that rest before they end are what a pool is made of.
         track.habit.closed += 1
@@ -150,13 +150,20 @@ class Units:
 
     def _complete_all(self, units: list[Open]) -> list[Unit]:
         for unit in units:
-            if unit.around is not None and not unit.around.done and unit.small:
-                self._join(unit.around, unit)
+            self._folded(unit)
         return [self._complete(unit) for unit in units if not unit.done]
+
+    def _folded(self, unit: Open) -> Open:
+        """The burst that a small transaction became part of, or the unit itself."""
+        around = unit.around
+        if around is None or around.done or unit.done or unit.mark is not None or not unit.small:
+            return unit
+        self._join(around, unit)
+        return around
 
     def _named(self, track: Track, execution: Execution, mark: Mark, near: bool, complete: list[Unit]) -> Open:
         """The unit of a name; what the connection did just before without one joins it."""
-        if execution.transaction:
+        if execution.transaction and mark.lasts:
             track.mark = mark
         key = (mark.kind, track.scope, mark.id)
         unit = self._marked.get(key)
@@ -165,7 +172,7 @@ class Units:
             before = None
         if before is not None:
             # A setting says where its unit begins; a comment does not.
-            same = (
+            same = mark.lasts and (
                 before.transaction == execution.transaction
                 if execution.transaction
                 else before.kind == "burst" and near and not mark.setting
@@ -176,7 +183,7 @@ class Units:
         if unit is None:
             unit = before or self._begin(mark.kind, mark.id, mark.signal, execution)
             unit.kind, unit.key, unit.signal = mark.kind, mark.id, mark.signal
-            unit.mark, unit.scope = mark, track.scope
+            unit.mark, unit.scope, unit.around = mark, track.scope, None
             self._marked[key] = unit
         elif before is not None:
             self._join(unit, before)
@@ -195,6 +202,8 @@ class Units:
             elif execution.transaction and unit.transaction == execution.transaction:
                 return unit
             else:
+                if near and unit.checked_out and is_ping(execution):
+                    _be_checkout(unit)
                 near = near and not self._leaves_route(unit, execution) and not track.pooled.known
                 if near and not unit.transaction and not execution.transaction:
                     return unit
@@ -210,8 +219,6 @@ class Units:
             return unit
         unit = self._begin("burst", str(execution.connection.id), "idle gap of the connection", execution)
         unit.checked_out = not track.pooled.known and (track.released or is_ping(execution))
-        track.habit.units += 1
-        track.habit.marked += unit.checked_out
         return unit
 
     def _left(self, track: Track, unit: Open, near: bool, complete: list[Unit]) -> Open | None:
@@ -278,11 +285,6 @@ class Units:
         if not unit.route and execution.text.tags:
             unit.route = route_of(execution.text.tags)
 
-    def _marks(self, unit: Open) -> bool:
-        """True where the application is known to begin everything with a pool's mark."""
-        tracks = map(self._tracks.get, unit.connections)
-        return any(track is not None and track.habit.marks for track in tracks)
-
     def _patience(self, unit: Open) -> float:
         if unit.kind != "burst":
             return GAP_MAX_NS
@@ -295,8 +297,6 @@ class Units:
         self._held -= len(unit.executions)
         if unit.mark is not None:
             self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
-        if unit.kind == "burst" and unit.checked_out and self._marks(unit):
-            _be_checkout(unit)
         return unit.complete()
 
 

@@ -300,6 +300,7 @@ def test_a_scope_begins_and_ends(world: World) -> None:
         (b"{", "the body cannot be used"),
         (b"[]", "the body cannot be used"),
         (b'{"kind": "test"}', "key"),
+        (b'{"kind": "test", "key": "\xff", "match": {"client_pid": 1}}', "the body cannot be used"),
         (b'{"kind": "lunch", "key": "k", "match": {"client_pid": 1}}', "kind: give one of test, request, job"),
         (b'{"kind": "test", "key": "", "match": {"client_pid": 1}}', "key: give the name"),
         (b'{"kind": "test", "key": "k", "match": {}}', "match: give either"),

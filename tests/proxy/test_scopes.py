@@ -13,7 +13,7 @@ from pgtattle.proxy.errors import UsageError
 from pgtattle.proxy.events import Connection
 from pgtattle.proxy.processes import is_of
 from pgtattle.proxy.schema import ScopeMatch, ScopeRequest
-from pgtattle.proxy.scopes import KEPT_NS, MAX_SPAN_NS, Scopes
+from pgtattle.proxy.scopes import KEPT_NS, MAX_KEPT, MAX_SPAN_NS, Scopes
 
 SECOND = 1_000_000_000
 
@@ -53,8 +53,41 @@ def test_a_scope_is_forgotten_a_while_after_its_end() -> None:
     scopes.close(scope.id, SECOND)
     assert scopes.any
     assert scopes.close(scope.id, SECOND + KEPT_NS)
-    assert not scopes.close(scope.id, SECOND + KEPT_NS + 1)
+    assert not scopes.close(scope.id, 3 * SECOND + KEPT_NS)
     assert not scopes.any
+
+
+def test_ended_scopes_are_bounded_and_forgotten_by_traffic_too() -> None:
+    scopes = Scopes(is_of)
+    for number in range(5_000):
+        scopes.close(scopes.open(of_application(key=f"t{number}"), number).id, number)
+    assert len(scopes._scopes) <= MAX_KEPT
+    assert scopes.of(connection(), 3 * KEPT_NS) is None
+    assert not scopes.any
+
+
+def test_a_key_of_a_scope_that_ended_begins_a_new_one() -> None:
+    scopes = Scopes(is_of)
+    first = scopes.open(of_application(), 0, "k")
+    assert scopes.open(of_application(), 1, "k") == first
+    with pytest.raises(UsageError, match="another scope"):
+        scopes.open(of_application(key="t2"), 2, "k")
+    scopes.close(first.id, 3)
+    assert scopes.open(of_application(), 4, "k").id != first.id
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (ScopeRequest(kind="test", key="a\x1b[0m", match=ScopeMatch(client_pid=1)), "printable"),
+        (ScopeRequest(kind="test", key="k", match=ScopeMatch(client_pid=-5)), "client_pid is a number"),
+        (ScopeRequest(kind="test", key="k", match=ScopeMatch(client_pid=10**30)), "client_pid is a number"),
+        (ScopeRequest(kind="test", key="k", match=ScopeMatch(application_name="a" * 64)), "at most 63"),
+    ],
+)
+def test_what_could_never_match_is_refused(asked: ScopeRequest, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Scopes(is_of).open(asked, 0)
 
 
 def test_a_scope_that_nobody_closes_ends() -> None:
@@ -86,6 +119,8 @@ def test_a_socket_is_of_the_process_that_holds_it() -> None:
         with socket.create_connection(listening.getsockname()) as mine:
             client = f"127.0.0.1:{mine.getsockname()[1]}"
             assert is_of(client, os.getpid())
+            assert not is_of(f"10.9.9.9:{mine.getsockname()[1]}", os.getpid())
+            assert not is_of(f"127.0.0.1:{listening.getsockname()[1]}", os.getpid() + 1)
             with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
                 assert not is_of(client, other.pid)
                 other.communicate(b"\n")

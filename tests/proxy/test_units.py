@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -362,14 +363,93 @@ def test_what_stands_between_two_resets_is_a_checkout(send: Traffic) -> None:
     assert texts(unit) == ["SELECT 2", "SELECT 3", "DISCARD ALL"]
 
 
-def test_a_pool_that_asks_before_it_gives_is_learned(send: Traffic) -> None:
+def test_what_stands_between_two_questions_of_a_pool_is_a_checkout(send: Traffic) -> None:
+    send("SELECT 1")
+    send("SELECT 2")
+    (unit,) = send("SELECT 1")
+    assert (unit.kind, texts(unit)) == ("connection", ["SELECT 1", "SELECT 2"])
+
+
+def test_a_question_after_a_rest_says_nothing_of_what_was_before(send: Traffic) -> None:
+    send("SELECT 1")
+    send("SELECT 2")
+    (unit,) = send("SELECT 1", gap_ms=60)
+    assert unit.kind == "burst"
+
+
+def test_a_small_transaction_goes_with_what_is_around_it_at_the_end_too(send: Traffic) -> None:
+    mixed(send)
+    send("SELECT 0", gap_ms=500)
+    transaction(send, 1, "SELECT 10")
+    (unit,) = send.units.closed(A, send.now)
+    assert (unit.kind, len(unit.executions)) == ("burst", 4)
+
+
+def test_a_connection_with_one_transaction_is_one_for_a_request(send: Traffic) -> None:
     kinds = []
-    for _ in range(LEARNED + 2):
-        send("SELECT 1", gap_ms=500)
-        send("SELECT 2")
-        kinds += [unit.kind for unit in send.tick(401)]
-    assert kinds[0] == "burst"
-    assert kinds[-1] == "connection"
+    for number in range(10, LEARNED + 12):
+        send.connections[number] = send.connections[A].changed()
+        send.connections[number] = Connection(id=number, client=f"10.0.0.1:{number}", opened_ns=0, application="shop")
+        send("BEGIN", number, transaction=1, status="T")
+        send("SELECT 2", number, transaction=1, status="T")
+        send("COMMIT", number, transaction=1)
+        (unit,) = send.units.closed(number, send.now)
+        kinds.append((unit.kind, unit.confidence))
+    assert kinds[0] == ("connection", "medium")
+    assert kinds[-1] == ("connection", "strong")
+
+
+def test_a_transaction_that_gets_a_name_is_part_of_no_burst(send: Traffic) -> None:
+    mixed(send)
+    send("SELECT 0", gap_ms=500)
+    send("BEGIN", transaction=1, status="T")
+    send("SELECT 1 /*request_id='r9'*/", transaction=1, status="T")
+    send("COMMIT", transaction=1)
+    done = {unit.kind: unit for unit in send.tick(500)}
+    assert (done["request"].key, len(done["request"].executions)) == ("r9", 3)
+    assert texts(done["burst"]) == ["SELECT 0"]
+    send("SELECT 3 /*request_id='r9'*/", gap_ms=2_000)
+    (unit,) = send.units.flush()
+    assert texts(unit) == ["SELECT 3"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_execution_is_in_one_unit_whatever_comes(seed: int) -> None:
+    choose = random.Random(seed)
+    send = Traffic(max_open=choose.choice([3, 2_000]), max_held=choose.choice([20, 200_000]))
+    mixed(send)
+    before = send.count
+    done: list[Unit] = send.units.flush()
+    done.clear()
+    begun: dict[int, int] = {}
+    for number in range(150):
+        connection, gap = choose.choice([A, A, B]), choose.choice([0, 1, 1, 10, 60, 300])
+        tag = f" /*request_id='r{choose.randint(1, 3)}'*/" if choose.random() < 0.2 else ""
+        open_ = begun.get(connection, 0)
+        what = choose.random()
+        if what < 0.2 and not open_:
+            begun[connection] = number + 1
+            done += send(f"BEGIN{tag}", connection, gap, transaction=number + 1, status="T")
+        elif what < 0.35 and open_:
+            begun[connection] = 0
+            done += send(choose.choice(["COMMIT", "ROLLBACK"]) + tag, connection, gap, transaction=open_)
+        elif what < 0.4 and not open_:
+            done += send(choose.choice(["DISCARD ALL", "SELECT 1"]), connection, gap)
+        elif what < 0.42:
+            begun[connection] = 0
+            done += send.units.closed(connection, send.now)
+        elif what < 0.55:
+            send.now += choose.choice([10, 100, 100, 500]) * MS
+            done += send.tick()
+        else:
+            reused = choose.random() < 0.2
+            status = "T" if open_ else "I"
+            sql = f"SELECT {number} FROM t{tag}"
+            done += send(sql, connection, gap, transaction=open_, status=status, reused=reused)
+    done += send.units.flush()
+    ids = [execution.id for unit in done for execution in unit.executions]
+    assert sorted(ids) == list(range(before + 1, send.count + 1))
+    assert (send.units._held, send.units._marked, send.units._open) == (0, {}, {})
 
 
 def test_a_pause_tells_nothing_on_a_connection_of_a_pooler(send: Traffic) -> None:
@@ -421,6 +501,23 @@ def test_a_scope_is_a_unit_of_all_its_connections() -> None:
     unit = units["scope"]
     assert (unit.key, unit.confidence, unit.signal) == ("test_books", "strong", "scope of a test")
     assert texts(unit) == ["SELECT 2", "SELECT 3"]
+
+
+def test_scopes_in_one_transaction_are_units_of_their_own() -> None:
+    scopes = Scopes(lambda client, pid: False)
+    send = Traffic(scopes=scopes)
+    send("BEGIN", transaction=1, status="T")
+    for name in ("test_a", "test_b"):
+        asked = ScopeRequest(kind="test", key=name, match=ScopeMatch(application_name="shop"))
+        scope = scopes.open(asked, send.now)
+        send("SAVEPOINT s", transaction=1, status="T")
+        send("SELECT 2", transaction=1, status="T")
+        scopes.close(scope.id, send.now)
+    send("ROLLBACK", transaction=1)
+    assert [(unit.key, len(unit.executions)) for unit in send.units.flush() if unit.kind == "scope"] == [
+        ("test_a", 2),
+        ("test_b", 2),
+    ]
 
 
 def test_a_request_in_a_scope_has_its_own_name() -> None:
