@@ -78,6 +78,11 @@ def _take_turns(one: Repetition, other: Repetition) -> bool:
     """True where both have as many turns, and one of each comes after one of the other."""
     if abs(len(one.executions) - len(other.executions)) > 1:
         return False
+    if (
+        one.executions[-1].started_ns < other.executions[0].started_ns
+        or other.executions[-1].started_ns < one.executions[0].started_ns
+    ):
+        return False
     turns = sorted(
         [(execution.started_ns, execution.id, 0) for execution in one.executions]
         + [(execution.started_ns, execution.id, 1) for execution in other.executions]

@@ -25,7 +25,9 @@ MIN_UNITS: Final = 10
 MIN_WATCHED_NS: Final = 10_000_000_000
 MAX_CHANGES: Final = 0.1
 """Changes for each read beyond which nothing is gained by keeping it."""
-POLL_GAP_NS: Final = 250_000_000
+POLL_GAP_NS: Final = 50_000_000
+MAX_CONNECTIONS: Final = 16
+"""Of a read, whose pauses are measured each by itself."""
 POLL_SPREAD: Final = 0.2
 """Deviation of the pauses from their mean, below which they are a clock's."""
 MANY: Final = 100
@@ -34,16 +36,17 @@ MAX_READS: Final = 10_000
 
 
 class _Read:
-    """One query with one set of values, so far. The pauses between units have a running mean and variance."""
+    """One query with one set of values, so far. The pauses of each connection have one running mean and variance."""
 
     __slots__ = (
         "changed_ns", "changes", "digest", "executions", "first_ns", "last_ns", "mean_ns", "next_at", "pauses",
-        "stable_ns", "total_ns", "units", "variance",
+        "seen_ns", "stable_ns", "total_ns", "units", "variance",
     )  # fmt: skip
 
     def __init__(self, at_ns: int, digest: int) -> None:
         self.executions = self.units = self.total_ns = self.changes = self.pauses = 0
         self.first_ns = self.last_ns = self.changed_ns = at_ns
+        self.seen_ns: dict[int, int] = {}
         self.stable_ns = 0
         self.digest = digest
         self.mean_ns = self.variance = 0.0
@@ -52,13 +55,8 @@ class _Read:
     def add(self, execution: Execution, digest: int, another_unit: bool) -> None:
         at_ns = execution.ended_ns
         if another_unit:
-            if self.units:
-                # Welford, "Note on a method for calculating corrected sums of squares and products", 1962.
-                self.pauses += 1
-                off = at_ns - self.last_ns - self.mean_ns
-                self.mean_ns += off / self.pauses
-                self.variance += off * (at_ns - self.last_ns - self.mean_ns)
             self.units += 1
+            self._paused(execution.connection.id, at_ns)
         self.executions += 1
         self.total_ns += execution.duration_ns
         self.last_ns = at_ns
@@ -67,6 +65,17 @@ class _Read:
             self.stable_ns = min(self.stable_ns, stable_ns) if self.changes else stable_ns
             self.changes += 1
             self.digest, self.changed_ns = digest, at_ns
+
+    def _paused(self, connection: int, at_ns: int) -> None:
+        before_ns = self.seen_ns.get(connection)
+        if before_ns is not None or len(self.seen_ns) < MAX_CONNECTIONS:
+            self.seen_ns[connection] = at_ns
+        if before_ns is not None:
+            # Welford, "Note on a method for calculating corrected sums of squares and products", 1962.
+            self.pauses += 1
+            off = at_ns - before_ns - self.mean_ns
+            self.mean_ns += off / self.pauses
+            self.variance += off * (at_ns - before_ns - self.mean_ns)
 
     @property
     def watched_ns(self) -> int:

@@ -20,6 +20,7 @@ from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, array_of
 from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
+from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import (
@@ -34,6 +35,8 @@ from pgtattle.proxy.schema import (
 
 MANY: Final = 10
 LONG_NS: Final = 50_000_000
+MAX_REWRITTEN: Final = 5
+"""Loops of a body for which one query is looked for."""
 
 # By the name of a framework or driver: what the batch is called there.
 _EAGER: Final = (
@@ -81,7 +84,9 @@ class NPlusOne(Analyzer):
         tables = self._repetitions.tables
         for body in bodies(loops):
             about = _about(unit, body, self._scale(unit, body.loops[0]), tables)
-            candidates = [found for loop in body.loops if (found := self._candidate(loop)) is not None]
+            # The values of a walk are not known before it, so that no list of them can be asked for.
+            shown = [loop for loop in body.loops[:MAX_REWRITTEN] if not loop.walk]
+            candidates = [found for loop in shown if (found := self._candidate(loop)) is not None]
             finding, questions = self._rewrites.suggest(_finding(unit, body, about, tables), candidates)
             yield finding
             yield from questions
@@ -146,11 +151,15 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
     confidence: Confidence = "candidate"
     if unit.confidence == "strong":
         severity, confidence = ("high" if count >= MANY else "medium"), "likely"
+    weak = unit.confidence == "weak" and not loop.in_transaction
     if proof:
         confidence = "proven"
-        if unit.confidence == "weak" and not loop.in_transaction:
+        if weak:
             # The rows gave the values; that one request asked for both is not known.
-            severity = "medium" if len(proof) > 1 else "low"
+            kinds = {"link" if one in ("key", "names") else one for one in proof}
+            severity = "info" if loop.walk else "medium" if len(kinds) > 1 else "low"
+            if _has_borders(unit, body):
+                severity, confidence = "info", "candidate"
         else:
             severity = "high" if count >= MANY and (body.span_ns >= LONG_NS or severity == "high") else "medium"
     elif scale == "follows":
@@ -160,6 +169,21 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
         # However many rows there are, it is the same few turns: one query would save little, and may not be wanted.
         severity, confidence = "info", "candidate"
     return _About(severity, confidence, parent, parent_sql, proof)
+
+
+def _has_borders(unit: Unit, body: Body) -> bool:
+    """True where something that is not of the loop stands between most of its turns: other requests have begun."""
+    turns = {execution.id for execution in body.loops[0].executions}
+    own = {loop.statement.fingerprint for loop in body.loops if loop.proven}
+    borders = begun = 0
+    bordered = False
+    for execution in unit.executions:
+        if execution.id in turns:
+            borders += bordered and begun > 0
+            begun, bordered = begun + 1, False
+        elif execution.text.statement.kind in ("read", "write"):
+            bordered = bordered or execution.text.statement.fingerprint not in own
+    return borders >= MOST * (begun - 1)
 
 
 def _finding(unit: Unit, body: Body, about: _About, tables: Tables) -> Finding:

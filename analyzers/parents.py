@@ -12,8 +12,11 @@ proof together with one of these: a foreign key links the two columns, or their 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
+from statistics import median
 from typing import Final, NamedTuple
 
 from pgtattle.analyzers.keys import Keys
@@ -26,13 +29,17 @@ CONTAINED: Final = 0.9
 IN_ORDER: Final = 4
 """Fewer values come in the same order by chance."""
 SPARSE: Final = 10
-"""Numbers whose range is so many times the column's different values are sparse; so are texts of `LONG` characters."""
+"""Numbers are sparse whose distances make a range of so many times the column's different values; so are texts of
+`LONG` characters."""
 LONG: Final = 16
 MAX_PARENTS: Final = 20
 """Statements whose results are looked at, the latest first."""
+MAX_RESULTS: Final = 100
+"""Results of one statement that are looked at as one."""
 LEAST: Final = 3
 """Different values without which nothing is proven."""
 
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _KEYS: Final = frozenset(("id", "pk", "uuid", "guid", "key"))
 _COMMON: Final = _KEYS | frozenset(("name", "code", "type", "status", "kind", "state", "created_at", "updated_at"))
@@ -65,46 +72,64 @@ class Loop(NamedTuple):
     tables: tuple[str, ...]
 
 
+class Results:
+    """The sampled results of one unit, by statement, for all of its loops."""
+
+    def __init__(self, executions: Sequence[Execution], samples: Samples) -> None:
+        self._results: dict[str, list[tuple[int, Execution, Sample]]] = {}
+        self._columns: dict[tuple[str, int], Sequence[Column]] = {}
+        for index, execution in enumerate(executions):
+            sample = samples.of(execution.id)
+            if sample is not None:
+                self._results.setdefault(execution.text.statement.fingerprint, []).append((index, execution, sample))
+
+    def before(self, first: Execution, index: int) -> Iterator[tuple[Execution, Sequence[Column]]]:
+        """The results that began before a loop whose `first` execution is at `index`, the latest statement first.
+
+        Those of one statement are as one result, for a loop's may be the parent of another; the execution is its last.
+        """
+        found: list[tuple[int, str, int]] = []
+        for fingerprint, results in self._results.items():
+            if fingerprint == first.text.statement.fingerprint:
+                continue
+            count = bisect_left(results, index, key=itemgetter(0))
+            while count and (results[count - 1][1].first_row_ns or results[count - 1][1].ended_ns) > first.started_ns:
+                count -= 1
+            if count:
+                found.append((results[count - 1][0], fingerprint, count))
+        for _, fingerprint, count in sorted(found, reverse=True)[:MAX_PARENTS]:
+            yield self._results[fingerprint][count - 1][1], self._together(fingerprint, count)
+
+    def _together(self, fingerprint: str, count: int) -> Sequence[Column]:
+        """The columns of the first `count` results of a statement, of the last of them, one after another."""
+        key = (fingerprint, count)
+        known = self._columns.get(key)
+        if known is None:
+            samples = [sample for _, _, sample in self._results[fingerprint][max(0, count - MAX_RESULTS) : count]]
+            known = self._columns[key] = samples[0].columns if len(samples) == 1 else _joined(samples)
+        return known
+
+
 class Parents:
     """Finds the parents of loops."""
 
-    def __init__(self, samples: Samples, keys: Keys) -> None:
-        self._samples = samples
+    def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
     def of(
-        self, loop: Loop, before: Sequence[Execution], tables: Callable[[Execution], tuple[str, ...]]
+        self, loop: Loop, results: Results, index: int, tables: Callable[[Execution], tuple[str, ...]]
     ) -> Parent | None:
-        """The parent of a loop among the executions `before` it; `tables` tells those of an execution.
+        """The parent of a loop that begins at `index` of its unit; `tables` tells those of an execution.
 
         The latest proven one; else the latest that holds the values at all.
         """
-        first = loop.executions[0]
         likely: Parent | None = None
-        for results in self._results(before, first):
-            execution = results[0][0]
-            columns = _together([sample for _, sample in results])
+        for execution, columns in results.before(loop.executions[0], index):
             found = self._best(loop, execution, columns, tables(execution))
             if found is not None and found.proven:
                 return found
             likely = likely or found
         return likely
-
-    def _results(self, before: Sequence[Execution], first: Execution) -> list[list[tuple[Execution, Sample]]]:
-        """The results that began before the loop, by statement: that of a loop may be the parent of another."""
-        found: dict[str, list[tuple[Execution, Sample]]] = {}
-        for execution in reversed(before):
-            sample = self._samples.of(execution.id)
-            fingerprint = execution.text.statement.fingerprint
-            if sample is None or fingerprint == first.text.statement.fingerprint:
-                continue
-            if (execution.first_row_ns or execution.ended_ns) > first.started_ns:
-                continue
-            if fingerprint in found:
-                found[fingerprint].append((execution, sample))
-            elif len(found) < MAX_PARENTS:
-                found[fingerprint] = [(execution, sample)]
-        return [results[::-1] for results in found.values()]
 
     def _best(
         self, loop: Loop, execution: Execution, columns: Sequence[Column], tables: tuple[str, ...]
@@ -118,8 +143,7 @@ class Parents:
             if len(distinct) < LEAST:
                 continue
             for column in columns:
-                held = set(column.hashes)
-                held.discard(0)
+                held = column.distinct
                 if len(held) < 2 or len(distinct & held) < CONTAINED * len(distinct):
                     continue
                 field = column.field
@@ -136,12 +160,9 @@ class Parents:
         return best
 
 
-def _together(samples: Sequence[Sample]) -> Sequence[Column]:
+def _joined(samples: Sequence[Sample]) -> Sequence[Column]:
     """The columns of results of one statement, one result after another."""
-    first = samples[0].columns
-    if len(samples) == 1:
-        return first
-    columns = [Column(column.field) for column in first]
+    columns = [Column(column.field) for column in samples[0].columns]
     for sample in samples:
         for column, part in zip(columns, sample.columns, strict=False):
             column.hashes.extend(part.hashes)
@@ -181,11 +202,16 @@ def _one_way(steps: list[int]) -> bool:
 
 
 def is_sparse(values: Sequence[str], held: int) -> bool:
-    """True for values that no other column of `held` different ones holds by chance."""
+    """True for values that no other column of `held` different ones holds by chance.
+
+    Of numbers the middle distance counts, so that one far off makes no others sparse; days and moments are never so.
+    """
     if all(map(_is_number, values)):
-        numbers = {int(value) for value in values}
-        return max(numbers) - min(numbers) >= SPARSE * held
-    return min(map(len, values)) >= LONG
+        numbers = sorted({int(value) for value in values})
+        if len(numbers) < LEAST:
+            return False
+        return median([after - before for before, after in pairwise(numbers)]) * len(numbers) >= SPARSE * held
+    return min(map(len, values)) >= LONG and not any(map(_DAY.match, values))
 
 
 def _is_number(value: str) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.keys import Keys
-from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
+from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents, Results
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.values import (
@@ -40,6 +40,7 @@ FEW_VALUES: Final = 0.2
 # A weak unit that lasts longer is a busy pooled connection, not one piece of work.
 WEAK_SPAN_NS: Final = 5_000_000_000
 LOOK_BACK: Final = 100
+MAX_GROUPS: Final = 50
 # Of a loop whose parent is proven so much less is enough: three instead of five.
 PROVEN: Final = 0.6
 
@@ -136,7 +137,7 @@ class Repetitions:
         self._facts = facts
         self._samples = samples
         self._keys = keys
-        self._parents = Parents(samples, keys)
+        self._parents = Parents(keys)
         self._unit: Unit | None = None
         self._found: list[Repetition] = []
 
@@ -180,13 +181,16 @@ class Repetitions:
         repeated = [group for group in groups.values() if len(group) >= least]
         if not repeated:
             return []
+        # A unit of very many loops is told by its greatest ones; each costs a look at the statement and the rows.
+        repeated = sorted(sorted(repeated, key=len, reverse=True)[:MAX_GROUPS])
+        results = Results(executions, self._samples)
         members = {index for group in repeated for index in group}
         retried = {
             (execution.connection.id, execution.transaction)
             for execution in executions
             if execution.sqlstate and execution.transaction and is_retryable(execution.sqlstate)
         }
-        found = [self._judge(executions, group, members, retried, proven_min) for group in repeated]
+        found = [self._judge(executions, group, members, retried, proven_min, results) for group in repeated]
         return [repetition for repetition in found if repetition is not None]
 
     def _judge(
@@ -196,6 +200,7 @@ class Repetitions:
         members: set[int],
         retried: set[tuple[int, int]],
         proven_min: int,
+        results: Results,
     ) -> Repetition | None:
         text = all_[group[0]].text
         tables = subject_of(text, self._facts)
@@ -221,7 +226,7 @@ class Repetitions:
         walk = ""
         if len(distinct) >= LEAST and len(group) >= proven_min and varying:
             loop = Loop(executions, compared_to(executions[0], rows, varying), tables)
-            parent = self._parents.of(loop, all_[: group[0]], self.tables)
+            parent = self._parents.of(loop, results, group[0], self.tables)
             if parent is None or not parent.proven:
                 walk = walked(loop, self._samples, self._keys)
         proven = bool(walk) or (parent is not None and parent.proven)

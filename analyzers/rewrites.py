@@ -27,6 +27,9 @@ MAX_WAITING: Final = 500
 """Rewrites that findings wait for."""
 MAX_VALUES: Final = 1_000
 ASK_AGAIN_NS: Final = 600_000_000_000
+MAX_ASKED: Final = 10
+"""Questions without an answer yet: others wait for the same server."""
+UNANSWERED_NS: Final = 60_000_000_000
 
 TEXT: Final = 25
 """The oid of text."""
@@ -81,6 +84,7 @@ class Rewrites:
     def __init__(self) -> None:
         self._rewrites: Bounded[Key, _Rewrite] = Bounded(MAX_REWRITES)
         # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
+        self._asked: dict[Key, int] = {}
         self._waiting: Bounded[Key, dict[str, tuple[Finding, tuple[str, ...]]]] = Bounded(MAX_WAITING)
 
     def suggest(self, finding: Finding, candidates: Sequence[Candidate]) -> tuple[Finding, list[RewriteQuestion]]:
@@ -99,8 +103,9 @@ class Rewrites:
             if rewrite is None:
                 rewrite = _Rewrite(candidate.turns)
                 self._rewrites.put(key, rewrite)
-            if not rewrite.asked_ns or finding.at_ns - rewrite.asked_ns >= ASK_AGAIN_NS:
-                rewrite.asked_ns = finding.at_ns
+            due = not rewrite.asked_ns or finding.at_ns - rewrite.asked_ns >= ASK_AGAIN_NS
+            if due and self._may_ask(finding.at_ns):
+                rewrite.asked_ns = self._asked[key] = finding.at_ns
                 questions.append(
                     RewriteQuestion(
                         database=database,
@@ -116,11 +121,18 @@ class Rewrites:
                 self._waiting.put(key, waiting)
         return replace(finding, suggestion=self._suggestion(finding.suggestion.text, database, statements)), questions
 
+    def _may_ask(self, now_ns: int) -> bool:
+        if len(self._asked) >= MAX_ASKED:
+            # A question may have been dropped on its way.
+            self._asked = {key: at_ns for key, at_ns in self._asked.items() if now_ns - at_ns < UNANSWERED_NS}
+        return len(self._asked) < MAX_ASKED
+
     def answer(self, answer: Answer) -> list[Finding]:
         """The findings that waited for this answer, said again with it; they count no new executions."""
         if not isinstance(answer, RewriteAnswer):
             return []
         key = (answer.question.database, answer.question.rewritten)
+        self._asked.pop(key, None)
         rewrite = self._rewrites.get(key)
         if rewrite is None:
             return []

@@ -41,11 +41,19 @@ class Field(NamedTuple):
 class Column:
     """The hashes of one column's values, in the order of the rows; NULL and what is too long is 0."""
 
-    __slots__ = ("field", "hashes")
+    __slots__ = ("_distinct", "field", "hashes")
 
     def __init__(self, field: Field) -> None:
         self.field = field
         self.hashes = array("q")
+        self._distinct: frozenset[int] | None = None
+
+    @property
+    def distinct(self) -> frozenset[int]:
+        """The different ones that stand for a value; once all are there."""
+        if self._distinct is None:
+            self._distinct = frozenset(self.hashes) - {0}
+        return self._distinct
 
 
 class Sample:
