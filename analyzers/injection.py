@@ -100,7 +100,7 @@ class Injection(Analyzer):
         if execution.sqlstate is None:
             place.executions += 1
             place.stacked += execution.siblings > 1
-            place.commented = place.commented or _has_comment(text)
+            place.commented = place.commented or _ends_in_comment(text)
             if len(place.values) < MAX_VALUES:
                 place.values.add(hash(slot.value))
             if statement.fingerprint not in place.statements and len(place.statements) < MAX_STATEMENTS:
@@ -149,7 +149,7 @@ def _signs(execution: Execution, place: _Place, prefix: str) -> list[str]:
     probe = _PROBES.search(rest)
     if probe is not None and not any(probe[0] in one for one in usual):
         signs.append("a call that probes the server")
-    if not place.commented and _has_comment(text) and not any(rest.endswith(_tail(one)) for one in usual):
+    if not place.commented and _ends_in_comment(text) and not any(rest.endswith(_tail(one)) for one in usual):
         signs.append("a comment that cuts off the rest")
     if execution.sqlstate == "42601":
         signs.append(_BROKEN if _ends_early(text.sql) else "a statement that is no SQL")
@@ -175,12 +175,12 @@ def _closing(literal: str) -> str:
     return "'" if body.endswith("'") and (len(body) - len(body.rstrip("'"))) % 2 == 1 else "''\0"
 
 
-def _has_comment(text: Text) -> bool:
-    """True for a comment that is no tags: dashes in a literal are none."""
+def _ends_in_comment(text: Text) -> bool:
+    """True where the text ends in a comment that is no tags: dashes in a literal are none."""
     if "--" not in text.sql and ("/*" not in text.sql or text.tags):
         return False
-    comments = [token.text for token in tokenize(text.sql) if token.kind == "comment"]
-    return any(comment.startswith("--") or not text.tags for comment in comments)
+    tokens = tokenize(text.sql)
+    return bool(tokens) and tokens[-1].kind == "comment" and (tokens[-1].text.startswith("--") or not text.tags)
 
 
 def _tail(rest: str) -> str:

@@ -158,7 +158,7 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
             # The rows gave the values; that one request asked for both is not known.
             kinds = {"link" if one in ("key", "names") else one for one in proof}
             severity = "info" if loop.walk else "medium" if len(kinds) > 1 else "low"
-            if _has_borders(unit, body):
+            if (found is not None and not found.in_order) or _has_borders(unit, body):
                 severity, confidence = "info", "candidate"
         else:
             severity = "high" if count >= MANY and (body.span_ns >= LONG_NS or severity == "high") else "medium"

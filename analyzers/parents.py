@@ -49,7 +49,8 @@ class Parent(NamedTuple):
     """A query that gave a loop its values: its column, the loop's own column, and by which evidence.
 
     `evidence` is of `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
-    values that the loop asked for; 1.0 is a query for every row.
+    values that the loop asked for; 1.0 is a query for every row. `in_order`: they came as the rows do, which of sorted
+    ones says little, and of others that they did not come from a loop over the rows where it is false.
     """
 
     execution: Execution
@@ -57,6 +58,7 @@ class Parent(NamedTuple):
     child: str
     evidence: tuple[str, ...]
     coverage: float
+    in_order: bool
 
     @property
     def proven(self) -> bool:
@@ -152,11 +154,13 @@ class Parents:
                     links.append("key")
                 if linked(field.name, tables, child, loop.tables):
                     links.append("names")
-                evidence = (*links, *_evidence(column, asked, values, len(held)))
+                in_order = _follows(asked, column)
+                evidence = (*links, *_evidence(asked, values, len(held), in_order))
                 # Of several columns the one that more speaks for, then the one with fewer other values.
                 this = (len(evidence), bool(links), -len(held))
                 if best is None or this > rank:
-                    best, rank = Parent(execution, field.name, child, evidence, len(distinct & held) / len(held)), this
+                    coverage = len(distinct & held) / len(held)
+                    best, rank = Parent(execution, field.name, child, evidence, coverage, in_order), this
         return best
 
 
@@ -169,9 +173,9 @@ def _joined(samples: Sequence[Sample]) -> Sequence[Column]:
     return columns
 
 
-def _evidence(column: Column, asked: list[int], values: list[str], held: int) -> tuple[str, ...]:
+def _evidence(asked: list[int], values: list[str], held: int, in_order: bool) -> tuple[str, ...]:
     found: list[str] = []
-    if len(set(asked)) >= IN_ORDER and not _sorted(values) and _follows(asked, column):
+    if len(set(asked)) >= IN_ORDER and not _sorted(values) and in_order:
         found.append("order")
     if is_sparse(values, held):
         found.append("sparse")

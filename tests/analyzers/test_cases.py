@@ -241,7 +241,7 @@ class Replay:
                     "connection": record,
                     "text": text,
                     "parameters": parameters,
-                    "protocol": "extended" if parameters else "simple",
+                    "protocol": "extended" if parameters or step.pipeline else "simple",
                     "prepared": self.filled(step.prepared, counters),
                     "reused": step.reused,
                     "binds": bool(parameters),
