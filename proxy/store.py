@@ -36,7 +36,7 @@ from pgtattle.proxy.schema import (
     WriteLoopEvidence,
 )
 from pgtattle.proxy.unit_log import UnitLog
-from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds
+from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds, without_lengths
 
 Sort = Literal["total", "calls", "mean", "p95", "max", "rows", "errors"]
 Predicate = Callable[[Execution, Sequence[str]], bool]
@@ -68,9 +68,15 @@ class Changes(NamedTuple):
 
 
 class Store:
-    """The memory of one session. `started_unix_ns` and `started_ns` are one moment on both clocks."""
+    """The memory of one session. `started_unix_ns` and `started_ns` are one moment on both clocks.
 
-    def __init__(self, started_unix_ns: int, started_ns: int, limits: Limits = DEFAULTS) -> None:
+    `hidden`: of a literal not even the length is kept.
+    """
+
+    def __init__(
+        self, started_unix_ns: int, started_ns: int, limits: Limits = DEFAULTS, *, hidden: bool = False
+    ) -> None:
+        self._hidden = hidden
         self.anchor = Anchor(started_unix_ns, started_ns)
         self.evicted = {"executions": 0, "statements": 0, "findings": 0}
         self.newest = 0
@@ -120,6 +126,8 @@ class Store:
         greater, and the words and the evidence are those of the most telling occurrence.
         """
         finding = cleaned(finding)
+        if self._hidden:
+            finding = replace(finding, evidence=without_lengths(finding.evidence))
         known = self._findings.pop(finding.id, None)
         view = _first(finding, self.anchor) if known is None else _merged(known[1], finding, self.anchor)
         self.revision += 1

@@ -13,13 +13,15 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.schema import ExecutionView
+from pgtattle.proxy.schema import Evidence, ExecutionView, InjectionEvidence, PastedEvidence
 from pgtattle.proxy.settings import Values
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_LENGTH: Final = re.compile(r"(?<=\w) \d+(?=>)")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # pg_type.dat: the types that drivers send. The value's length says nothing about a value of a fixed-length type.
@@ -109,6 +111,15 @@ def masked(parameter: Parameter) -> str | None:
     name = _VARYING.get(parameter.oid) or (f"oid {parameter.oid}" if parameter.oid else "unknown")
     size = len(parameter.value if parameter.binary is None else parameter.binary)
     return f"<{name} {size}{'+' if parameter.truncated else ''}>"
+
+
+def without_lengths(evidence: Evidence) -> Evidence:
+    """The evidence with only the kinds of the literals in it."""
+    if isinstance(evidence, InjectionEvidence):
+        return replace(evidence, slot=_LENGTH.sub("", evidence.slot))
+    if isinstance(evidence, PastedEvidence):
+        return replace(evidence, examples=[_LENGTH.sub("", example) for example in evidence.examples])
+    return evidence
 
 
 def milliseconds(ns: int) -> float:

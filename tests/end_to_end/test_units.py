@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from pgtattle.proxy.schema import InjectionEvidence
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.test_pooler import bouncer
 from tests.end_to_end.watching import wait_for
@@ -124,6 +125,8 @@ def test_no_value_leaves_where_they_are_hidden(serve: Serve, shop: Database, tmp
     told.append(log.read_text())
     assert all(told)
     assert [text for text in told if SECRET in text] == []
+    evidence = [one.evidence for one in report.findings if isinstance(one.evidence, InjectionEvidence)]
+    assert [one.slot for one in evidence] == ["<string> in where"] * len(evidence)
 
 
 def _details(served: Served) -> list[str]:
