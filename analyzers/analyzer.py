@@ -101,12 +101,13 @@ class ForeignKey(Struct, frozen=True, kw_only=True):
 class KeysAnswer(Struct, frozen=True, kw_only=True):
     """The foreign keys of a database, column by column, and its columns that are unique by themselves.
 
+    `unique` has schema, table and column; with an empty schema those that are unique in every table of that name.
     `error` says why they are not known.
     """
 
     question: KeysQuestion
     keys: tuple[ForeignKey, ...] = ()
-    unique: tuple[tuple[str, str], ...] = ()
+    unique: tuple[tuple[str, str, str], ...] = ()
     error: str = ""
 
 

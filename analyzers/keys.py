@@ -25,7 +25,7 @@ Name = tuple[str, str]
 class _Known:
     """The keys of one database. `refers` leads from a column to the one that it refers to, `names` from oids.
 
-    `unique` has the columns of a table that are unique by themselves.
+    `unique` has the columns of a table, by schema and name, that are unique by themselves.
     """
 
     __slots__ = ("answered", "asked_ns", "names", "refers", "stale", "unique")
@@ -36,13 +36,13 @@ class _Known:
         self.answered = False
         self.names: dict[tuple[int, int], Name] = {}
         self.refers: dict[Name, Name] = {}
-        self.unique: dict[str, set[str]] = {}
+        self.unique: dict[Name, set[str]] = {}
 
     def learn(self, answer: KeysAnswer) -> None:
         keys = answer.keys
         self.unique = {}
-        for table, column in map(_folded, answer.unique):
-            self.unique.setdefault(table, set()).add(column)
+        for schema, table, column in answer.unique:
+            self.unique.setdefault((schema, table), set()).add(column)
         self.names = {key.column: _folded(key.column_name) for key in keys}
         self.names |= {key.referred: _folded(key.referred_name) for key in keys}
         self.refers = {_folded(key.column_name): _folded(key.referred_name) for key in keys}
@@ -96,11 +96,15 @@ class Keys(Analyzer):
         return any(known.root(_folded((table, column))) == root for table in tables)
 
     def unique(self, database: str, tables: Sequence[str]) -> frozenset[str]:
-        """The columns that tell a row of the one table; none where there are several."""
+        """The columns that tell a row of the one table, as the catalogue spells them; none where there are several.
+
+        Without a schema the statement may mean any table of that name.
+        """
         known = self._known.get(database)
         if known is None or len(tables) != 1:
             return frozenset()
-        return frozenset(known.unique.get(_folded((tables[0], ""))[0], ()))
+        schema, _, table = tables[0].replace('"', "").rpartition(".")
+        return frozenset(known.unique.get((schema, table), ()))
 
 
 def _folded(name: Name) -> Name:

@@ -17,7 +17,7 @@ from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import Repetition, Repetitions
-from pgtattle.analyzers.rewrites import Candidate, Rewrites, array_of
+from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of
 from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
 from pgtattle.analyzers.values import MOST
@@ -94,13 +94,10 @@ class NPlusOne(Analyzer):
     def _candidate(self, loop: Repetition) -> Candidate | None:
         """One query for all turns of a loop, where there is one."""
         first = loop.executions[0]
-        slots = zip(first.text.slots, first.values, strict=True)
-        skips = " OFFSET " in loop.statement.sql and any(
-            slot.where == "limit" and value != "0" and f"OFFSET ${slot.number}" in loop.statement.sql
-            for slot, value in slots
-        )
-        unique = frozenset() if skips else self._keys.unique(first.connection.database, loop.tables)
-        sql = for_all(loop.statement.sql, *loop.place, unique)
+        if are_listed(loop.executions):
+            return None
+        unique = self._keys.unique(first.connection.database, loop.tables)
+        sql = for_all(loop.statement.sql, *loop.place, unique, counts_of(loop.executions))
         values = array_of(loop.executions, loop.place[0]) if sql else ()
         return Candidate(sql, values, first, len(loop.executions)) if values else None
 

@@ -199,6 +199,24 @@ def rows_of(executions: Sequence[Execution], again: Sequence[int]) -> tuple[Para
     return _in_order(given)
 
 
+def counts_of(executions: Sequence[Execution]) -> frozenset[tuple[int, int]]:
+    """What the placeholders of LIMIT and OFFSET are in every turn: 0, 1, or 2 for more; without what changes."""
+    limits = {slot.number for slot in executions[0].text.slots if slot.where == "limit"}
+    found: set[tuple[int, int]] = set()
+    for number in limits:
+        given = [values_of(execution).get(number) for execution in executions]
+        texts = {value.value if value is not None else None for value in given}
+        (text, *others) = texts
+        if not others and text is not None and text.isascii() and text.isdecimal():
+            found.add((number, min(int(text), 2)))
+    return frozenset(found)
+
+
+def are_listed(executions: Sequence[Execution]) -> bool:
+    """True where a placeholder of the normal form stands for several values of a turn: a list, or rows."""
+    return any(length > 1 for execution in executions for _, length in execution.text.lists)
+
+
 def values_of(execution: Execution) -> dict[int, Parameter]:
     """The values of an execution by the number of their placeholder in the normal form."""
     return {

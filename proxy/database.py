@@ -66,11 +66,21 @@ _KEYS: Final = """
     WHERE c.contype = 'f' LIMIT %s
 """
 _UNIQUE: Final = """
-    SELECT r.relname, a.attname FROM pg_index i JOIN pg_class r ON r.oid = i.indrelid
-    JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = i.indkey[0]
-    JOIN pg_namespace n ON n.oid = r.relnamespace
-    WHERE i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL
-    AND n.nspname NOT IN ('pg_catalog', 'pg_toast') LIMIT %s
+    WITH one AS (
+        SELECT DISTINCT n.nspname, r.relname, a.attname FROM pg_index i JOIN pg_class r ON r.oid = i.indrelid
+        JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = i.indkey[0]
+        JOIN pg_namespace n ON n.oid = r.relnamespace
+        WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1 AND i.indpred IS NULL
+        AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
+        -- An index of a table does not know the rows of those that inherit from it; partitions' indexes do.
+        AND (r.relkind = 'p' OR NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = r.oid))
+    )
+    SELECT nspname, relname, attname FROM one
+    UNION ALL
+    SELECT '', relname, attname FROM one GROUP BY relname, attname HAVING count(*) = (
+        SELECT count(*) FROM pg_class c WHERE c.relname = one.relname AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    )
+    LIMIT %s
 """
 
 

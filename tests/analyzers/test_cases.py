@@ -286,7 +286,7 @@ class Replay:
                 case KeysQuestion():
                     keys = tuple(map(foreign_key, self.case.keys))
                     unique = tuple(
-                        (table, column) for table, _, column in (one.partition(".") for one in self.case.unique)
+                        ("", table, column) for table, _, column in (one.partition(".") for one in self.case.unique)
                     )
                     self.asked.append(KeysAnswer(question=outcome, keys=keys, unique=unique))
                 case _:

@@ -130,8 +130,8 @@ def test_foreign_keys_are_known_by_oid_and_by_name(shop: Database) -> None:
     with psycopg.connect(shop.dsn) as connection:
         row = connection.execute("SELECT 'people'::regclass::oid::int8").fetchone()
     assert row is not None
-    assert {("people", "no"), ("Books", "id")} <= set(answer.unique)
-    assert ("prints", "book") not in answer.unique
+    assert {("public", "people", "no"), ("", "people", "no"), ("Odd", "Books", "id")} <= set(answer.unique)
+    assert not {table for _, table, _ in answer.unique} & {"prints"}
     keys = Keys()
     (question,) = keys.execution(made(shop, 1, "SELECT 1"))
     assert question == KeysQuestion(database=shop.name)
@@ -145,6 +145,32 @@ def test_foreign_keys_are_known_by_oid_and_by_name(shop: Database) -> None:
     assert keys.unique(shop.name, ('"Odd"."Books"',)) == {"id"}
     assert keys.unique(shop.name, ("people", "prints")) == keys.unique("another", ("people",)) == frozenset()
     assert not keys.linked("another", (row[0], 1), "writer", ("prints",))
+
+
+def test_a_unique_key_is_one_of_every_table_of_that_name(shop: Database) -> None:
+    with psycopg.connect(shop.dsn) as connection:
+        connection.execute("""
+            CREATE TABLE "Odd".people (no int, name text UNIQUE); CREATE TABLE same (a int UNIQUE, b int UNIQUE);
+            CREATE TABLE "Odd".same (a int UNIQUE, b int); CREATE VIEW "Odd".prints AS SELECT 1 AS no;
+            CREATE TABLE parent (no int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
+            CREATE TABLE parts (no int PRIMARY KEY) PARTITION BY RANGE (no);
+            CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (9);
+            CREATE TABLE late (no int UNIQUE DEFERRABLE, "No" int UNIQUE);
+        """)
+    (answer,) = asked(shop, KeysQuestion(database=shop.name))
+    keys = Keys()
+    list(keys.execution(made(shop, 1, "SELECT 1")))
+    keys.answer(answer)
+
+    def unique(table: str) -> frozenset[str]:
+        return keys.unique(shop.name, (table,))
+
+    assert unique("people") == frozenset()
+    assert (unique("public.people"), unique('"Odd".people')) == ({"no"}, {"name"})
+    assert (unique("same"), unique("public.same"), unique("Odd.same")) == ({"a"}, {"a", "b"}, {"a"})
+    assert (unique("parent"), unique("child")) == (frozenset(), frozenset())
+    assert (unique("parts"), unique("part")) == ({"no"}, {"no"})
+    assert unique("late") == {"No"}
 
 
 def test_keys_are_asked_for_again_after_ddl(shop: Database) -> None:

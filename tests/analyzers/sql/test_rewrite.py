@@ -10,8 +10,11 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
+from pgtattle.analyzers.rewrites import counts_of
 from pgtattle.analyzers.sql.rewrite import for_all
 from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.events import Connection, Parameter
+from pgtattle.proxy.execution import Execution
 
 INT4 = 23
 VALUES = [7, 3, 5, 999, 12]
@@ -39,12 +42,26 @@ AGGREGATES = [
 ]
 WHETHER = [
     "SELECT 1 FROM books WHERE author_id = 7 LIMIT 1",
+    "SELECT 1 FROM books WHERE author_id = 7 ORDER BY id LIMIT 1 OFFSET 0",
+    "SELECT 1 FROM books WHERE author_id = 7 FETCH FIRST ROW ONLY",
     "SELECT 1 AS a FROM books WHERE author_id = 7 AND sold = 1 LIMIT 1",
 ]
 FIRST = [
     "SELECT title FROM books WHERE author_id = 7 ORDER BY id DESC LIMIT 3",
     "SELECT id, title FROM books WHERE author_id = 7 AND sold > 0 ORDER BY price, id LIMIT 2 OFFSET 1",
     "SELECT * FROM authors WHERE id = 7 LIMIT 21",
+    "SELECT title FROM books WHERE author_id = 7 ORDER BY sold, id FETCH FIRST 2 ROWS ONLY",
+    "SELECT title FROM books WHERE author_id = 7 ORDER BY sold FETCH FIRST 2 ROWS WITH TIES",
+]
+# One row of `id`, but the query has more, or fewer.
+NOT_THE_ROW = [
+    "SELECT a.id, b.title FROM authors a JOIN books b ON b.author_id = a.id WHERE a.id = 7 ORDER BY b.id LIMIT 1",
+    "SELECT a.id, b.id FROM books a, books b WHERE a.id = 7 AND b.sold = a.sold ORDER BY b.id LIMIT 1",
+    "SELECT x.title FROM books AS x(no, id, title) WHERE x.id = 7 ORDER BY x.no LIMIT 1",
+    "SELECT name FROM authors WHERE id = 7 LIMIT 0",
+    "SELECT name FROM authors WHERE id = 7 OFFSET (1)",
+    "SELECT name FROM authors WHERE id = 7 LIMIT 1 OFFSET 1 ROWS",
+    "SELECT name FROM authors WHERE id = 7 OFFSET 2 ROWS FETCH FIRST ROW ONLY",
 ]
 NOTHING = [
     "SELECT title FROM books WHERE author_id > 7",
@@ -61,6 +78,16 @@ NOTHING = [
     "SELECT title FROM books WHERE author_id = 7 UNION SELECT name FROM authors",
     "SELECT count(*) FROM books WHERE author_id = 7 LIMIT 1",
     "UPDATE books SET sold = 1 WHERE author_id = 7",
+    "SELECT title, sold FROM books WHERE author_id = 7 ORDER BY 1",
+    "SELECT title, sold FROM books WHERE author_id = 7 ORDER BY (2) DESC LIMIT 2",
+    "SELECT 1 FROM books WHERE author_id = 7",
+    "SELECT 1 FROM books WHERE author_id = 7 LIMIT 2",
+    "SELECT 1 FROM books WHERE author_id = 7 LIMIT 1 OFFSET 1",
+    "SELECT 1 FROM books WHERE author_id = 7 ORDER BY id FETCH FIRST 1 ROW WITH TIES",
+    "SELECT title FROM books WHERE author_id = 7 AND EXISTS (SELECT 1 FROM authors WHERE authors.id = books.author_id)",
+    "SELECT name AS title FROM authors AS wanted WHERE wanted.id = 7 ORDER BY name LIMIT 1",
+    'SELECT * FROM "Wanted" WHERE author_id = 7 LIMIT 2',
+    "SELECT title INTO found FROM books WHERE author_id = 7",
     "not SQL at all = 7",
 ]
 
@@ -73,6 +100,13 @@ def connection(postgres18: Any) -> Iterator[psycopg.Connection[Any]]:
         connection.execute(SETUP)
         yield connection
         connection.execute("DROP SCHEMA rewrite CASCADE")
+
+
+def counts(sql: str) -> frozenset[tuple[int, int]]:
+    """What LIMIT and OFFSET are, as of a loop of one turn."""
+    (text,) = Texts().read(sql)
+    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
+    return counts_of([Execution(id=1, connection=connection, text=text, started_ns=0, ended_ns=1)])
 
 
 def normal(sql: str) -> tuple[str, int, list[str | None]]:
@@ -98,7 +132,7 @@ def ask(connection: psycopg.Connection[Any], sql: str, values: list[Any]) -> lis
 def both(connection: psycopg.Connection[Any], sql: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], str]:
     """The rows of the loop, each behind the loop's value; those of the one query; and its text."""
     form, seven, values = normal(sql)
-    one = for_all(form, seven, INT4)
+    one = for_all(form, seven, INT4, counts=counts(sql))
     assert one, form
     looped = []
     for value in VALUES:
@@ -132,11 +166,16 @@ def test_whether_there_are_any(connection: psycopg.Connection[Any], sql: str) ->
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT * FROM authors WHERE id = 7 LIMIT 21", "SELECT name FROM authors WHERE id = 7 ORDER BY name LIMIT 1"],
+    [
+        "SELECT * FROM authors WHERE id = 7 LIMIT 21",
+        "SELECT name FROM authors WHERE id = 7 ORDER BY name LIMIT 1",
+        "SELECT name FROM authors WHERE id = 7 LIMIT (1) OFFSET 0",
+        "SELECT name FROM authors WHERE id = 7 OFFSET 0 ROWS FETCH FIRST ROW ONLY",
+    ],
 )
 def test_the_one_row_of_a_unique_key(connection: psycopg.Connection[Any], sql: str) -> None:
     form, seven, values = normal(sql)
-    one = for_all(form, seven, unique=frozenset({"id"}))
+    one = for_all(form, seven, unique=frozenset({"id"}), counts=counts(sql))
     assert "LIMIT" not in one
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     looped = []
@@ -153,13 +192,53 @@ def test_the_first_rows_of_each(connection: psycopg.Connection[Any], sql: str) -
     assert "LATERAL" in one
     assert Counter(together) == Counter(looped)
     form, seven, _ = normal(sql)
-    assert for_all(form, seven) == ""
+    assert for_all(form, seven, counts=counts(sql)) == ""
+
+
+@pytest.mark.parametrize("sql", NOT_THE_ROW)
+def test_a_limit_is_kept_where_a_unique_key_does_not_do_the_same(connection: psycopg.Connection[Any], sql: str) -> None:
+    form, seven, values = normal(sql)
+    assert for_all(form, seven, unique=frozenset({"id"}), counts=counts(sql)) == ""
+    one = for_all(form, seven, INT4, frozenset({"id"}), counts(sql))
+    assert "LATERAL" in one
+    together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
+    looped = []
+    for value in VALUES:
+        values[seven - 1] = str(value)
+        looped += [(value, *row) for row in ask(connection, form, values)]
+    assert Counter(together) == Counter(looped)
+
+
+def test_whether_the_row_of_a_unique_key_is_there(connection: psycopg.Connection[Any]) -> None:
+    form, seven, values = normal("SELECT 1 FROM authors WHERE id = 7")
+    one = for_all(form, seven, unique=frozenset({"id"}))
+    together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
+    assert Counter(together) == Counter((value,) for value in VALUES if value <= 20)
+
+
+def test_a_value_of_null_finds_no_row_either(connection: psycopg.Connection[Any]) -> None:
+    form, seven, values = normal("SELECT title, sold FROM books WHERE author_id = 7")
+    one = for_all(form, seven)
+    given: list[Any] = [None if n == seven - 1 else value for n, value in enumerate(values)]
+    assert ask(connection, form.replace(f"${seven}", "NULL"), given) == []
+    assert ask(connection, one, [["NULL"] if n == seven - 1 else value for n, value in enumerate(values)]) == []
+
+
+def test_a_limit_that_changes_is_not_known() -> None:
+    def turn(limit: str) -> Execution:
+        (text,) = Texts().read("SELECT * FROM authors WHERE id = $1 LIMIT $2 OFFSET $3")
+        connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0)
+        parameters = (Parameter(23, "7"), Parameter(20, limit), Parameter(20, "0"))
+        return Execution(id=1, connection=connection, text=text, parameters=parameters, started_ns=0, ended_ns=1)
+
+    assert counts_of([turn("21"), turn("21")]) == {(2, 2), (3, 0)}
+    assert counts_of([turn("1"), turn("0")]) == {(3, 0)}
 
 
 @pytest.mark.parametrize("sql", NOTHING)
 def test_nothing_where_it_could_be_wrong(sql: str) -> None:
     form, seven, _ = normal(sql)
-    assert for_all(form, seven, INT4) == ""
+    assert for_all(form, seven, INT4, counts=counts(sql)) == ""
 
 
 def test_hostile_text_gives_nothing() -> None:
