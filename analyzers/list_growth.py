@@ -67,7 +67,9 @@ class ListGrowth(Analyzer):
 def _finding(execution: Execution, application: str, number: int, found: _List) -> Finding:
     statement = execution.text.statement
     lengths = len(found.lengths)
-    as_array = re.sub(rf"\bIN \(\${number}\b[^()]*\)", f"= ANY(${number})", statement.sql)
+    place = re.search(rf"\b(NOT )?IN \(\${number}\b[^()]*\)", statement.sql)
+    array = f"<> ALL(${number})" if place is not None and place[1] else f"= ANY(${number})"
+    as_array = statement.sql.replace(place[0], array) if place is not None else ""
     return Finding(
         rule="unparameterized",
         subject=f"{statement.fingerprint} lists",
@@ -90,8 +92,8 @@ def _finding(execution: Execution, application: str, number: int, found: _List) 
             lengths=lengths,
         ),
         suggestion=Suggestion(
-            text="Pass the list as one array: = ANY($1). Then there is one text, planned and remembered once.",
-            sql=as_array if as_array != statement.sql else "",
+            text=f"Pass the list as one array: {array}. Then there is one text, planned and remembered once.",
+            sql=as_array,
         ),
         at_ns=execution.ended_ns,
         cumulative=True,

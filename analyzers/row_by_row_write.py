@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
@@ -16,11 +17,11 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import batched, is_catalogue, is_retryable, is_tool
-from pgtattle.analyzers.rewrites import Candidate, Rewrites, arrays_of, rows_of, values_of
+from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
 from pgtattle.analyzers.values import MOST
-from pgtattle.proxy.events import Parameter, Unit
+from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, Severity, Suggestion, UnitRef, WriteLoopEvidence
 from pgtattle.proxy.settings import RuleSettings
@@ -29,12 +30,14 @@ LOOK_BEFORE: Final = 4
 """Executions of a connection before a write among which the read that checked for it is looked for."""
 
 _COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE"))
-_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
+_INTEGER: Final = re.compile(r"-?\d+")
+_NUMERIC: Final = re.compile(r"-?\d+\.\d+")
 # pg_type.dat
 _TYPES: Final = {
     16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 25: "text", 700: "real", 701: "double precision",
     1043: "text", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
 }  # fmt: skip
+_LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": "text"}
 _HOW: Final = {
     "INSERT": "insert them with one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…)), or with COPY",
     "UPDATE": "change them with one UPDATE … FROM (VALUES …) or FROM unnest(…)",
@@ -106,7 +109,7 @@ class RowByRowWrite(Analyzer):
             # The same row again and again: a counter, a heartbeat, a queue.
             return ()
         finding = _finding(unit, executions, distinct, tables, insert and self._checked(all_, group, tables))
-        finding, questions = self._rewrites.suggest(finding, _candidates(executions, distinct))
+        finding, questions = self._rewrites.suggest(finding, _candidates(executions))
         return finding, *questions
 
     def _checked(self, all_: Sequence[Execution], group: list[int], tables: tuple[str, ...]) -> bool:
@@ -198,27 +201,62 @@ def _advice(executions: Sequence[Execution], alone: bool, checked: bool) -> str:
     return "; ".join(words) + "."
 
 
-def _candidates(executions: Sequence[Execution], distinct: int) -> list[Candidate]:
+def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
     """One statement for all writes, where there is one."""
     first = executions[0]
-    if first.text.statement.command != "INSERT" and distinct < len(executions):
-        # Of two changes of one row a loop leaves the later, one statement either.
+    turns = [values_of(execution) for execution in executions]
+    numbers = {slot.number for slot in first.text.slots}
+    if are_listed(executions) or any(turn.keys() != numbers for turn in turns):
         return []
-    values = [values_of(execution) for execution in executions]
-    types = tuple(
-        (number, _type_of([turn[number] for turn in values if number in turn])) for number in sorted(values[0])
-    )
-    write = write_all(first.text.statement.sql, types)
-    if write is None or any(value.binary is not None for value in values[0].values()):
+    varying = frozenset(number for number in numbers if len({turn[number].value for turn in turns}) > 1)
+    write = write_all(first.text.statement.sql, _types_of(executions), varying)
+    if write is None or any(value.binary is not None for value in turns[0].values()):
         return []
+    if first.text.statement.command == "UPDATE":
+        keys = {tuple([_comparable(turn[number].value) for number in write.key]) for turn in turns}
+        if len(keys) < len(turns):
+            # Of two changes of one row a loop leaves the later, one statement either.
+            return []
     given = rows_of(executions, write.again) if write.again else arrays_of(executions)
     return [Candidate(write.sql, given, first, len(executions))] if given else []
 
 
-def _type_of(values: Sequence[Parameter]) -> str:
-    """The type of an array of these: that of the parameter, else what their texts look like."""
-    oid = values[0].oid
-    texts = [value.value for value in values if value.value is not None]
-    if oid or not texts or not all(map(_NUMBER.fullmatch, texts)):
-        return _TYPES.get(oid, "text")
-    return "numeric" if any("." in text for text in texts) else "bigint"
+def _types_of(executions: Sequence[Execution]) -> tuple[tuple[int, str], ...]:
+    """For each placeholder the type of an array of its values; empty where it is not known.
+
+    That of the parameters, or what the server takes literals for. NULLs have none: drivers send them without.
+    """
+    found: dict[int, set[int | str]] = {slot.number: set() for slot in executions[0].text.slots}
+    for execution in executions:
+        for slot, text in zip(execution.text.slots, execution.values, strict=True):
+            if text is None:
+                continue
+            kind: int | str = slot.kind
+            if slot.parameter:
+                kind = execution.parameters[slot.parameter - 1].oid
+            elif slot.kind == "number":
+                kind = "integer" if _INTEGER.fullmatch(text) else "numeric" if _NUMERIC.fullmatch(text) else ""
+            found[slot.number].add(kind)
+    return tuple(sorted((number, _type_of(kinds)) for number, kinds in found.items()))
+
+
+def _type_of(kinds: set[int | str]) -> str:
+    """The type of values of these oids, or kinds of literals."""
+    if len(kinds) == 1:
+        (kind,) = kinds
+        return _TYPES.get(kind, "") if isinstance(kind, int) else _LITERALS.get(kind, "")
+    if kinds and kinds <= {20, 21, 23}:
+        # A driver that takes the smallest that a value fits in.
+        return "bigint"
+    return "numeric" if kinds == {"integer", "numeric"} else ""
+
+
+def _comparable(text: str | None) -> Decimal | str | None:
+    """A value such that those that some type holds for equal are equal: 1 and 01, A and a."""
+    if text is None:
+        return None
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text.strip().casefold()
+    return number if number.is_finite() else text.strip().casefold()

@@ -75,7 +75,7 @@ def _rewritten(
     places = [column for column in tree.find_all(exp.Column) if column.name.lower() == slot]
     if where is None or barred or len(places) != 1 or tree.find(exp.Subquery, exp.SetOperation, exp.Window):
         return None
-    if any(not isinstance(function, _known()) for function in tree.find_all(exp.Func)):
+    if any(not isinstance(function, known_functions()) for function in tree.find_all(exp.Func)):
         return None
     condition = _condition(where.this, places[0])
     if condition is None:
@@ -105,7 +105,7 @@ def _rewritten(
     return _listed(tree, condition, key)
 
 
-def _known() -> tuple[type[Any], ...]:
+def known_functions() -> tuple[type[Any], ...]:
     """Functions that answer the same for the same arguments."""
     from sqlglot import exp
 

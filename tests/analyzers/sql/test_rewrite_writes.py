@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from pgtattle.analyzers.rewrites import arrays_of, rows_of, values_of
-from pgtattle.analyzers.sql.rewrite_writes import write_all
+from pgtattle.analyzers.sql.rewrite_writes import Write, write_all
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.events import Connection, Parameter
 from pgtattle.proxy.execution import Execution
@@ -25,17 +25,22 @@ UPDATES = [
     "UPDATE books SET title = '{title}', sold = sold + {id} WHERE id = {id}",
     'UPDATE "books" SET "title" = \'{title}\' WHERE "books"."id" = {id} AND owner = \'{owner}\'',
     "UPDATE books b SET price = {id}.5 WHERE b.id = {id}::int RETURNING b.id",
-    "UPDATE books SET sold = 5 WHERE id = {id} AND sold < 4",
+    "UPDATE books SET sold = 5 WHERE id = {id} AND price < 40 RETURNING id, books.title",
+    "UPDATE books SET title = '0{id}', price = {id} WHERE (id = {id} AND (owner = '{owner}'))",
+    'UPDATE books AS "B" SET sold = sold + 2, title = lower(owner) WHERE id = {id}',
+    'UPDATE books AS "B" SET title = DEFAULT WHERE "B".id = {id} RETURNING "B".*',
 ]
 DELETES = [
     "DELETE FROM books WHERE id = {id}",
     "DELETE FROM books WHERE id = {id}::int AND sold = 0 RETURNING title",
     "DELETE FROM books WHERE id = {id} AND owner = '{owner}'",
+    'DELETE FROM books AS "B" WHERE id = {id} AND "B".sold = 0 RETURNING id',
 ]
 INSERTS = [
     "INSERT INTO books (id, title) VALUES (10{id}, '{title}')",
     "INSERT INTO books VALUES (10{id}::int, '{owner}', '{title}', DEFAULT, 0) ON CONFLICT (id) DO NOTHING RETURNING id",
     "INSERT INTO books (id, title, price) VALUES (10{id}, upper('{title}'), 10{id}.25)",
+    "INSERT INTO books (id, title) VALUES (10{id}, current_date::text) ON CONFLICT DO NOTHING",
 ]
 NOTHING = [
     "UPDATE books SET title = 'x' WHERE id = 1 OR id = 2",
@@ -51,6 +56,29 @@ NOTHING = [
     "INSERT INTO books (id, title) VALUES ((SELECT 1), 'a')",
     "INSERT INTO books DEFAULT VALUES",
     "WITH a AS (SELECT 1) DELETE FROM books WHERE id = 1",
+    "UPDATE books SET sold = 5 WHERE id = 1 AND sold < 4",
+    "UPDATE books SET id = 2 WHERE id = 1",
+    "UPDATE books SET title = 'x' WHERE id = 1 AND price > 3",
+    "UPDATE books SET title = 'x' WHERE id = 1 AND 'y' <> owner",
+    "UPDATE books SET title = 'x' WHERE id = 1 + 2",
+    "UPDATE books SET title = 'x' WHERE id = 1 RETURNING *",
+    "UPDATE books SET title = 'x' WHERE id = 1 AND EXISTS (SELECT 1 FROM authors WHERE authors.id = books.id)",
+    "UPDATE books AS wanted SET title = 'x' WHERE id = 1",
+    "UPDATE \"Wanted\" SET title = 'x' WHERE id = 1",
+    "UPDATE books SET title = title || 'x' WHERE id = 1",
+    "UPDATE books SET (title, owner) = ('x', 'y') WHERE id = 1",
+    "UPDATE books SET tags[1] = 'x' WHERE id = 1",
+    "UPDATE books SET title = next_title(1) WHERE id = 1",
+    "UPDATE books SET title = 'x' WHERE day = '2024-01-01 10:00'::date",
+    "DELETE FROM books WHERE owner = lower('A')",
+    "DELETE FROM books WHERE owner = coalesce('A', 'b')",
+    "DELETE FROM books WHERE id = 1 + 0",
+    "DELETE FROM books WHERE id = 1 AND EXISTS (SELECT 1 FROM authors WHERE authors.id = books.id)",
+    "DELETE FROM books WHERE id = 1 AND sold = 2 RETURNING *",
+    "DELETE FROM wanted WHERE id = 1 AND sold = 2",
+    "INSERT INTO books (id, title) VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET title = excluded.title",
+    "INSERT INTO books (id, title) VALUES (1, 'a') ON CONFLICT ON CONSTRAINT c DO UPDATE SET sold = books.sold + 1",
+    "INSERT INTO books (id, sold) VALUES (1, currval('authors_id_seq'))",
 ]
 
 
@@ -75,6 +103,15 @@ def types(one: Execution) -> tuple[tuple[int, str], ...]:
     return tuple(sorted(dict(found).items()))
 
 
+def written(turns: list[Execution]) -> Write:
+    """The one write for all turns."""
+    values = [values_of(turn) for turn in turns]
+    varying = frozenset(number for number in values[0] if len({turn[number].value for turn in values}) > 1)
+    write = write_all(turns[0].statement.sql, types(turns[0]), varying)
+    assert write is not None
+    return write
+
+
 def left(connection: psycopg.Connection[Any], *statements: tuple[str, tuple[Parameter, ...]]) -> list[Any]:
     """The table after the statements, which are then undone."""
     try:
@@ -93,8 +130,7 @@ def left(connection: psycopg.Connection[Any], *statements: tuple[str, tuple[Para
 @pytest.mark.parametrize("sql", UPDATES + DELETES)
 def test_a_change_of_all_rows_leaves_what_the_loop_leaves(books: psycopg.Connection[Any], sql: str) -> None:
     turns = [execution(sql.format(id=id, owner=owner, title=title)) for id, owner, title in TURNS]
-    write = write_all(turns[0].statement.sql, types(turns[0]))
-    assert write is not None
+    write = written(turns)
     before, loop = left(books), left(books, *((turn.text.sql, ()) for turn in turns))
     assert before != loop
     assert left(books, (write.sql, arrays_of(turns))) == loop
@@ -103,8 +139,7 @@ def test_a_change_of_all_rows_leaves_what_the_loop_leaves(books: psycopg.Connect
 @pytest.mark.parametrize("sql", INSERTS)
 def test_an_insert_of_two_rows_leaves_what_two_inserts_leave(books: psycopg.Connection[Any], sql: str) -> None:
     turns = [execution(sql.format(id=id, owner=owner, title=title)) for id, owner, title in TURNS[:2]]
-    write = write_all(turns[0].statement.sql, types(turns[0]))
-    assert write is not None
+    write = written(turns)
     loop = left(books, *((turn.text.sql, ()) for turn in turns))
     assert left(books, (write.sql, rows_of(turns, write.again))) == loop
     assert len(loop) == 52
@@ -113,7 +148,36 @@ def test_an_insert_of_two_rows_leaves_what_two_inserts_leave(books: psycopg.Conn
 @pytest.mark.parametrize("sql", NOTHING)
 def test_what_could_be_wrong_is_not_suggested(sql: str) -> None:
     one = execution(sql)
-    assert write_all(one.statement.sql, types(one)) is None
+    assert write_all(one.statement.sql, types(one), frozenset(values_of(one))) is None
+
+
+def test_a_delete_by_null_deletes_nothing(books: psycopg.Connection[Any]) -> None:
+    (text,) = Texts().read("DELETE FROM books WHERE id = $1")
+    turns = [
+        Execution(
+            id=number,
+            connection=Connection(id=1, client="127.0.0.1:1", opened_ns=0),
+            text=text,
+            parameters=(Parameter(0, value),),
+            started_ns=0,
+            ended_ns=1,
+        )
+        for number, value in enumerate(("7", None, "7", "9"))
+    ]
+    write = write_all(text.statement.sql, ((1, ""),), frozenset((1,)))
+    assert write is not None
+    loop = left(books, *((turn.text.sql, turn.parameters) for turn in turns))
+    assert left(books, (write.sql, arrays_of(turns))) == loop
+    assert len(loop) == 48
+
+
+def test_without_a_type_only_the_server_can_give_one() -> None:
+    assert write_all("UPDATE books SET title = $1 WHERE id = $2", ((1, ""), (2, "bigint")), frozenset((1, 2))) is None
+    assert write_all("DELETE FROM books WHERE id = $1 AND sold = $2", ((1, ""), (2, "")), frozenset((1,))) is None
+
+
+def test_a_statement_that_is_the_same_each_time_has_no_key() -> None:
+    assert write_all("UPDATE books SET title = $1 WHERE id = $2", ((1, "text"), (2, "bigint")), frozenset((1,))) is None
 
 
 def test_bound_parameters_go_as_they_came() -> None:
