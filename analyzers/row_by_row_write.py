@@ -35,7 +35,7 @@ _NUMERIC: Final = re.compile(r"-?\d+\.\d+")
 # pg_type.dat
 _TYPES: Final = {
     16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 25: "text", 700: "real", 701: "double precision",
-    1043: "text", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
+    1043: "varchar", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
 }  # fmt: skip
 _LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": "text"}
 _HOW: Final = {
@@ -208,8 +208,12 @@ def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
     numbers = {slot.number for slot in first.text.slots}
     if are_listed(executions) or any(turn.keys() != numbers for turn in turns):
         return []
-    varying = frozenset(number for number in numbers if len({turn[number].value for turn in turns}) > 1)
-    write = write_all(first.text.statement.sql, _types_of(executions), varying)
+    if first.text.statement.command == "INSERT":
+        # Its rows are no arrays, so the server finds their types.
+        write = write_all(first.text.statement.sql, tuple((number, "") for number in sorted(numbers)), frozenset())
+    else:
+        varying = frozenset(number for number in numbers if len({turn[number].value for turn in turns}) > 1)
+        write = write_all(first.text.statement.sql, _types_of(executions), varying)
     if write is None or any(value.binary is not None for value in turns[0].values()):
         return []
     if first.text.statement.command == "UPDATE":

@@ -181,7 +181,7 @@ def _has(tree: exp.Select, key: exp.Column) -> bool:
         if isinstance(plain, exp.Star):
             return True
         if isinstance(plain, exp.Column) and plain.name in ("*", key.name):
-            return plain.table == key.table or not tree.args.get("joins")
+            return plain.table == key.table or len(list(tree.find_all(exp.Table))) == 1
     return False
 
 

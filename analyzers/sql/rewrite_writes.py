@@ -31,7 +31,6 @@ _ROWS: Final = f"{_SLOT}rows"
 _PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 _BACK: Final = re.compile(_SLOT + r"(\d+)", re.I)
 
-
 # Functions whose answer does not depend on the rows that were written before.
 _CALLS: Final = frozenset(("nextval", "random", "uuid_generate_v4", "clock_timestamp"))
 

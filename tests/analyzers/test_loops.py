@@ -20,8 +20,9 @@ from tests.analyzers.test_questions import asked
 from tests.conftest import Database, fresh_database
 
 SETUP = """
-    CREATE TABLE t (id int PRIMARY KEY, zip text, v int, k int, name text, tags text[]);
-    INSERT INTO t SELECT n, 'x', n % 3, n % 6, 'n' || (99 - n) FROM generate_series(1, 30) n;
+    CREATE TABLE t (id int PRIMARY KEY, zip text, v int, k int, name text, tags text[], code char(5));
+    INSERT INTO t SELECT n, 'x', n % 3, n % 6, 'n' || (99 - n), '{}', 'c' || lpad(n::text, 2, '0')
+    FROM generate_series(1, 30) n;
     CREATE TABLE words (word text PRIMARY KEY, n int);
     CREATE SCHEMA o; CREATE TABLE o.same (k int UNIQUE, name text); CREATE TABLE same (k int, name text);
     INSERT INTO same SELECT n % 6, 'n' || (99 - n) FROM generate_series(1, 30) n;
@@ -29,7 +30,7 @@ SETUP = """
     CREATE TABLE old (k int PRIMARY KEY, name text); CREATE TABLE young () INHERITS (old);
     INSERT INTO old SELECT n, 'z' FROM generate_series(1, 9) n; INSERT INTO young SELECT * FROM old;
 """
-INT, BIG, TEXT = 23, 20, 25
+INT, BIG, TEXT, VARCHAR = 23, 20, 25, 1043
 SMALLEST = -1
 """The smallest type of integers that holds the value, as psycopg sends them."""
 
@@ -109,6 +110,9 @@ SAME = {
         "UPDATE t SET zip = $1 WHERE id = $2",
         [(v, str(n)) for n, v in enumerate((None, "NULL", "{a,b}", 'q"q', "b\\s", "", "é\n", *"abcde"), 1)],
         (TEXT, INT),
+    ),
+    "characters, of which the blanks behind do not count": Loop(
+        "UPDATE t SET v = $1 WHERE code = $2", [(str(n), f"c{n:02} ") for n in N], (INT, VARCHAR)
     ),
     "integers in the smallest type": Loop(
         "UPDATE t SET v = $1 WHERE id = $2", [(str(n * 9_000), str(n)) for n in N], (SMALLEST, SMALLEST)

@@ -150,6 +150,13 @@ def test_rows(connection: psycopg.Connection[Any], sql: str) -> None:
     assert Counter(together) == Counter(row if added else row[1:] for row in looped)
 
 
+def test_all_columns_of_another_table_do_not_tell_the_value(connection: psycopg.Connection[Any]) -> None:
+    sql = "SELECT a.* FROM books b JOIN authors a ON a.id = b.author_id WHERE author_id = 7"
+    looped, together, _ = both(connection, sql)
+    assert together
+    assert Counter(together) == Counter(looped)
+
+
 @pytest.mark.parametrize("sql", AGGREGATES)
 def test_aggregates(connection: psycopg.Connection[Any], sql: str) -> None:
     looped, together, _ = both(connection, sql)
