@@ -16,7 +16,7 @@ from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
-from pgtattle.analyzers.repetition import batched, is_catalogue, is_retryable, is_tool
+from pgtattle.analyzers.repetition import MAX_GROUPS, batched, is_catalogue, is_retryable, is_tool
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
@@ -77,8 +77,10 @@ class RowByRowWrite(Analyzer):
                 key = (execution.text.statement.fingerprint, record.database, record.user)
                 groups.setdefault(key, []).append(index)
         outcomes: list[Outcome] = []
-        for group in groups.values():
-            outcomes += self._judge(unit, group) if len(group) >= self._least else ()
+        # A unit of very many loops is told by its greatest ones.
+        repeated = sorted((group for group in groups.values() if len(group) >= self._least), key=len, reverse=True)
+        for group in sorted(repeated[:MAX_GROUPS]):
+            outcomes += self._judge(unit, group)
         return outcomes
 
     def answer(self, answer: Answer) -> Iterable[Outcome]:
@@ -104,7 +106,8 @@ class RowByRowWrite(Analyzer):
         if not tables or all(map(is_catalogue, tables)) or _several_rows(executions):
             return ()
         insert = executions[0].text.statement.command == "INSERT"
-        distinct = len({_values(execution, all_slots=insert) for execution in executions})
+        told = None if insert else _telling(executions[0])
+        distinct = len({_values(execution, told) for execution in executions})
         if not insert and distinct < MOST * len(group):
             # The same row again and again: a counter, a heartbeat, a queue.
             return ()
@@ -124,15 +127,26 @@ class RowByRowWrite(Analyzer):
         return checked >= MOST * len(group)
 
 
-def _values(execution: Execution, *, all_slots: bool) -> tuple[str | None, ...]:
-    """The values of an execution; not `all_slots`: only those that say which rows it changes."""
+def _telling(first: Execution) -> frozenset[int]:
+    """The placeholders that tell which rows are changed.
+
+    A column that is set and asked for is none: it is a version or a lock, and another one each time.
+    """
+    head, _, condition = first.text.statement.sql.partition(" WHERE ")
+    changed = set(re.findall(r'"?(\w+)"?\s*=', head.partition(" SET ")[2]))
+    asked = {int(number): name for name, number in re.findall(r'"?(\w+)"?\s*=\s*\$(\d+)', condition)}
+    return frozenset(
+        slot.number
+        for slot in first.text.slots
+        if slot.where in ("where", "on", "from") and asked.get(slot.number) not in changed
+    )
+
+
+def _values(execution: Execution, told: frozenset[int] | None) -> tuple[str | None, ...]:
+    """The values of an execution, or of these placeholders."""
     slots = execution.text.slots
     return tuple(
-        [
-            value
-            for slot, value in zip(slots, execution.values, strict=True)
-            if all_slots or slot.where in ("where", "on", "from")
-        ]
+        [value for slot, value in zip(slots, execution.values, strict=True) if told is None or slot.number in told]
     )
 
 

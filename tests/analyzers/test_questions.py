@@ -175,11 +175,22 @@ def test_a_unique_key_is_one_of_every_table_of_that_name(shop: Database) -> None
 
 def test_keys_are_asked_for_again_after_ddl(shop: Database) -> None:
     keys = Keys()
-    assert len(list(keys.execution(made(shop, 1, "SELECT 1")))) == 1
+    (question,) = keys.execution(made(shop, 1, "SELECT 1"))
+    assert isinstance(question, KeysQuestion)
+    keys.answer(KeysAnswer(question=question))
     assert list(keys.execution(made(shop, 2, "CREATE TABLE a (b int)"))) == []
     assert list(keys.execution(made(shop, 3, "SELECT 1"))) == []
     assert len(list(keys.execution(made(shop, 20, "SELECT 1")))) == 1
     assert list(keys.execution(made(shop, 40, "SELECT 1"))) == []
+
+
+def test_keys_are_asked_for_again_where_nobody_answered(shop: Database) -> None:
+    keys = Keys()
+    (question,) = keys.execution(made(shop, 1, "SELECT 1"))
+    assert isinstance(question, KeysQuestion)
+    keys.answer(KeysAnswer(question=question, error="the server is not up"))
+    assert list(keys.execution(made(shop, 30, "SELECT 1"))) == []
+    assert len(list(keys.execution(made(shop, 70, "SELECT 1")))) == 1
 
 
 def test_a_finding_shows_its_rewrite_when_the_planner_took_it(shop: Database) -> None:
