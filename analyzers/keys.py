@@ -17,7 +17,8 @@ MAX_DATABASES: Final = 20
 AGAIN_NS: Final = 10_000_000_000
 """Between two questions about one database, however much DDL comes."""
 UNANSWERED_NS: Final = 60_000_000_000
-"""After which a question that had no answer, or an error for one, is asked again."""
+"""After which a question that had an error for an answer, or none, is asked again; then after twice as long."""
+MAX_DOUBLED: Final = 6
 
 Name = tuple[str, str]
 
@@ -28,12 +29,13 @@ class _Known:
     `unique` has the columns of a table, by schema and name, that are unique by themselves.
     """
 
-    __slots__ = ("answered", "asked_ns", "names", "refers", "stale", "unique")
+    __slots__ = ("answered", "asked", "asked_ns", "names", "refers", "stale", "unique")
 
     def __init__(self, asked_ns: int) -> None:
         self.asked_ns = asked_ns
         self.stale = False
         self.answered = False
+        self.asked = 0
         self.names: dict[tuple[int, int], Name] = {}
         self.refers: dict[Name, Name] = {}
         self.unique: dict[Name, set[str]] = {}
@@ -71,9 +73,10 @@ class Keys(Analyzer):
             return (KeysQuestion(database=database),)
         if execution.text.statement.kind == "ddl":
             known.stale = True
-        again_ns = AGAIN_NS if known.answered else UNANSWERED_NS
+        # A server that lets nobody in is not knocked at forever.
+        again_ns = AGAIN_NS if known.answered else UNANSWERED_NS << min(known.asked, MAX_DOUBLED)
         if (known.stale or not known.answered) and execution.ended_ns - known.asked_ns >= again_ns:
-            known.stale, known.asked_ns = False, execution.ended_ns
+            known.stale, known.asked_ns, known.asked = False, execution.ended_ns, known.asked + 1
             return (KeysQuestion(database=database),)
         return ()
 
