@@ -20,8 +20,7 @@ from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import RepeatEvidence, Severity, Suggestion
 
-MIN_EXECUTIONS: Final = 20
-MIN_UNITS: Final = 10
+MIN_UNITS: Final = 20
 MIN_WATCHED_NS: Final = 10_000_000_000
 MAX_CHANGES: Final = 0.1
 """Changes for each read beyond which nothing is gained by keeping it."""
@@ -39,25 +38,23 @@ class _Read:
     """One query with one set of values, so far. The pauses of each connection have one running mean and variance."""
 
     __slots__ = (
-        "changed_ns", "changes", "digest", "executions", "first_ns", "last_ns", "mean_ns", "next_at", "pauses",
+        "changed_ns", "changes", "digest", "first_ns", "last_ns", "mean_ns", "next_at", "pauses",
         "seen_ns", "stable_ns", "total_ns", "units", "variance",
     )  # fmt: skip
 
     def __init__(self, at_ns: int, digest: int) -> None:
-        self.executions = self.units = self.total_ns = self.changes = self.pauses = 0
+        self.units = self.total_ns = self.changes = self.pauses = 0
         self.first_ns = self.last_ns = self.changed_ns = at_ns
         self.seen_ns: dict[int, int] = {}
         self.stable_ns = 0
         self.digest = digest
         self.mean_ns = self.variance = 0.0
-        self.next_at = MIN_EXECUTIONS
+        self.next_at = MIN_UNITS
 
-    def add(self, execution: Execution, digest: int, another_unit: bool) -> None:
+    def add(self, execution: Execution, digest: int) -> None:
         at_ns = execution.ended_ns
-        if another_unit:
-            self.units += 1
-            self._paused(execution.connection.id, at_ns)
-        self.executions += 1
+        self._paused(execution.connection.id, at_ns)
+        self.units += 1
         self.total_ns += execution.duration_ns
         self.last_ns = at_ns
         if digest != self.digest:
@@ -84,10 +81,9 @@ class _Read:
     @property
     def worth_keeping(self) -> bool:
         return (
-            self.executions >= self.next_at
-            and self.units >= MIN_UNITS
+            self.units >= self.next_at
             and self.watched_ns >= MIN_WATCHED_NS
-            and self.changes <= MAX_CHANGES * self.executions
+            and self.changes <= MAX_CHANGES * self.units
             and not self.polls
         )
 
@@ -127,10 +123,13 @@ class Cacheable(Analyzer):
                     continue
                 read = _Read(execution.ended_ns, sample.digest)
                 self._reads.put(key, read)
-            read.add(execution, sample.digest, id(read) not in seen)
+            if id(read) in seen:
+                # What comes again in the unit is another finding.
+                continue
             seen.add(id(read))
+            read.add(execution, sample.digest)
             if read.worth_keeping:
-                read.next_at = 2 * read.executions
+                read.next_at = 2 * read.units
                 found.append(_finding(execution, read, subject_of(text, self._facts)))
         return found
 
@@ -138,7 +137,7 @@ class Cacheable(Analyzer):
 def _finding(execution: Execution, read: _Read, tables: tuple[str, ...]) -> Finding:
     statement = execution.text.statement
     ttl_ns = read.stable_ns if read.changes else read.watched_ns
-    severity: Severity = "low" if read.executions >= MANY and read.total_ns >= LONG_NS else "info"
+    severity: Severity = "low" if read.units >= MANY and read.total_ns >= LONG_NS else "info"
     table = ", ".join(tables[:3])
     if read.changes:
         stable = f"its result changed {read.changes} times, and stayed the same for at least {_seconds(ttl_ns)}"
@@ -149,13 +148,13 @@ def _finding(execution: Execution, read: _Read, tables: tuple[str, ...]) -> Find
         subject=f"{statement.fingerprint} across units",
         severity=severity,
         confidence="likely",
-        title=f"{read.executions} times the same read of {table} in {read.units} units of work",
+        title=f"the same read of {table} in {read.units} units of work",
         fingerprints=(statement.fingerprint,),
         sql=statement.sql,
-        count=read.executions,
+        count=read.units,
         total_ns=read.total_ns,
         evidence=RepeatEvidence(
-            executions=read.executions,
+            executions=read.units,
             distinct=1,
             units=read.units,
             database_ms=read.total_ns / 1e6,
