@@ -14,7 +14,7 @@ from typing import Final, Literal
 from pgtattle.analyzers.sql.texts import Bounded
 
 MAX_PAIRS: Final = 50
-MAX_LOOPS: Final = 2_000
+MAX_LOOPS: Final = 500
 MIN_SIZES: Final = 3
 """Different numbers of rows without which nothing is told."""
 SLOPE: Final = (0.8, 1.2)
