@@ -14,8 +14,8 @@ from pgtattle.proxy.events import Unit
 from pgtattle.proxy.schema import UnitView
 from pgtattle.proxy.views import Anchor, cleaned, milliseconds
 
-MAX_UNITS: Final = 1_000
-MAX_IDS: Final = 1_000
+MAX_UNITS: Final = 500
+MAX_IDS: Final = 200
 """Executions of a unit that are told."""
 MAX_STATEMENTS: Final = 20
 
