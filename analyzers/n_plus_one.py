@@ -258,7 +258,7 @@ def _advice(body: Body, about: _About) -> str:
     else:
         how = f"at once with {eager}" if eager else "in one query: a join, or = ANY($1) with a list"
         words = [f"Load all {loop.distinct} values {how}"]
-        if about.proof and loop.parent is not None:
+        if about.confidence == "proven" and loop.parent is not None:
             words.append(f"its values are {loop.parent.column} of the query on {about.parent} before")
         elif about.parent:
             words.append(f"the values are likely those of the query on {about.parent} before")

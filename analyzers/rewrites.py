@@ -83,8 +83,8 @@ class Rewrites:
 
     def __init__(self) -> None:
         self._rewrites: Bounded[Key, _Rewrite] = Bounded(MAX_REWRITES)
-        # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
         self._asked: dict[Key, int] = {}
+        # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
         self._waiting: Bounded[Key, dict[str, tuple[Finding, tuple[str, ...]]]] = Bounded(MAX_WAITING)
 
     def suggest(self, finding: Finding, candidates: Sequence[Candidate]) -> tuple[Finding, list[RewriteQuestion]]:

@@ -1,6 +1,7 @@
 """The side connection: asks the planner, never runs a statement.
 
-Enters: an analyzer's question. Leaves: EXPLAIN's JSON before and with hypothetical indexes, and facts of the catalogue.
+Enters: an analyzer's question. Leaves: EXPLAIN's JSON, of a statement with and without hypothetical indexes or of one
+beside its rewrite, and facts of the catalogue: tables and keys.
 Each job is `BEGIN READ ONLY … ROLLBACK` under time limits; the statement goes by the extended protocol with the
 captured values, so that it is one statement and nothing is interpolated. HypoPG is used where it is installed and never
 installed. Source: PostgreSQL, "EXPLAIN"; HypoPG's documentation (hypothetical indexes survive ROLLBACK, so they are

@@ -93,7 +93,7 @@ def evidence_in_words(evidence: Evidence) -> str:
             )
             if evidence.proof:
                 feeds = f"{evidence.parent}.{evidence.parent_column} feeds {evidence.column or 'it'}"
-                words += f"; {feeds}, proven by {' and '.join(_PROOFS[one] for one in evidence.proof)}"
+                words += f"; {feeds}, as told by {' and '.join(_PROOFS[one] for one in evidence.proof)}"
             words += f"; driven by {evidence.parent_sql or evidence.parent}" if evidence.parent else ""
             words += f"; one query for all would save about {_ms(evidence.saving_ms)}" if evidence.saving_ms else ""
             return words + "".join(map(_loop_in_words, evidence.loops[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
 
 import psycopg
 import pytest
@@ -18,8 +17,6 @@ from pgtattle.proxy.events import Connection, Parameter, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
 from tests.conftest import Database
-
-_Answer = TypeVar("_Answer", bound=Answer)
 
 SCHEMA = """
     CREATE TABLE people (no int PRIMARY KEY, name text);
@@ -76,17 +73,7 @@ def test_a_rewrite_that_the_server_does_not_take_is_refused(shop: Database) -> N
 
 
 def test_parameters_that_the_rewrite_has_no_place_for_are_no_error(shop: Database) -> None:
-    loop = Unit(
-        id="u1",
-        kind="request",
-        key="r1",
-        confidence="strong",
-        signal="comment tag request_id",
-        executions=tuple(
-            made(shop, n, "SELECT name FROM people WHERE no = $1 AND 1 = 1 LIMIT $2 OFFSET $3", str(n), "1", "0")
-            for n in range(1, 9)
-        ),
-    )
+    loop = looped(shop, "SELECT name FROM people WHERE no = $1 AND 1 = 1 LIMIT $2 OFFSET $3", "1", "0")
     every = analyzers(RuleSettings())
     (about_keys,) = (outcome for analyzer in every for outcome in analyzer.execution(loop.executions[0]))
     assert isinstance(about_keys, KeysQuestion)
@@ -195,14 +182,7 @@ def test_keys_are_asked_for_again_where_nobody_answered(shop: Database) -> None:
 
 def test_a_finding_shows_its_rewrite_when_the_planner_took_it(shop: Database) -> None:
     every = analyzers(RuleSettings())
-    loop = Unit(
-        id="u1",
-        kind="request",
-        key="r1",
-        confidence="strong",
-        signal="comment tag request_id",
-        executions=tuple(made(shop, n, "SELECT name FROM people WHERE no = $1", str(n)) for n in range(1, 9)),
-    )
+    loop = looped(shop, "SELECT name FROM people WHERE no = $1")
     outcomes = [outcome for analyzer in every for outcome in analyzer.unit(loop)]
     (finding,) = (outcome for outcome in outcomes if isinstance(outcome, Finding))
     (question,) = (outcome for outcome in outcomes if isinstance(outcome, RewriteQuestion))
@@ -228,4 +208,16 @@ def made(database: Database, number: int, sql: str, *values: str) -> Execution:
         exchange=number,
         started_ns=at_ns,
         ended_ns=at_ns + 1_000_000,
+    )
+
+
+def looped(database: Database, sql: str, *more: str) -> Unit:
+    """A request that asks for eight people one by one."""
+    return Unit(
+        id="u1",
+        kind="request",
+        key="r1",
+        confidence="strong",
+        signal="comment tag request_id",
+        executions=tuple(made(database, n, sql, str(n), *more) for n in range(1, 9)),
     )

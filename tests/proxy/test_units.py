@@ -388,7 +388,6 @@ def test_a_small_transaction_goes_with_what_is_around_it_at_the_end_too(send: Tr
 def test_a_connection_with_one_transaction_is_one_for_a_request(send: Traffic) -> None:
     kinds = []
     for number in range(10, LEARNED + 12):
-        send.connections[number] = send.connections[A].changed()
         send.connections[number] = Connection(id=number, client=f"10.0.0.1:{number}", opened_ns=0, application="shop")
         send("BEGIN", number, transaction=1, status="T")
         send("SELECT 2", number, transaction=1, status="T")
