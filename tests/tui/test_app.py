@@ -72,6 +72,25 @@ def test_live_shows_history_then_what_comes(size: tuple[int, int]) -> None:
     run(test)
 
 
+def test_a_row_is_drawn_when_the_cursor_knows_it_and_not_before() -> None:
+    """Executions come between two frames; a repaint must not show them below a cursor that stayed where it was."""
+
+    async def test() -> None:
+        async with serving() as server, dashboard(server) as (app, pilot):
+            rows = [execution(1, "SELECT 'drawn'")]
+            app._live.show(rows)
+            rows.append(execution(2, "SELECT 'not yet'"))
+            app._live.rows.refresh()
+            await settled(app, lambda: "'drawn'" in screen(app))
+            await pilot.pause()
+            assert "'not yet'" not in screen(app)
+            app._live.show(rows)
+            await settled(app, lambda: "'not yet'" in screen(app))
+            await pressed(app, pilot, "enter", lambda: screen(app).count("'not yet'") == 2)
+
+    run(test)
+
+
 def test_the_detail_scrolls_while_the_list_keeps_its_keys() -> None:
     async def test() -> None:
         async with serving() as server:

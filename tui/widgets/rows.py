@@ -74,7 +74,8 @@ class Rows(ScrollView, Generic[Item], can_focus=True):
 
     def show(self, items: Sequence[Item], *, dropped: int = 0) -> None:
         """Show these rows; `dropped` of the former ones are gone from the beginning."""
-        self._items = items
+        # A copy: who gives the rows adds to them until the next frame, and cursor and rows must go together.
+        self._items = list(items)
         if self._follows:
             self._cursor = len(items) - 1
         else:

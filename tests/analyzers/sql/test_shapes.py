@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from itertools import zip_longest
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +14,7 @@ from hypothesis import strategies as st
 from pgtattle.analyzers.sql.shapes import shape
 from pgtattle.analyzers.sql.texts import Texts
 
+ROOT = Path(__file__).parents[3]
 FRAGMENTS = (
     "SELECT", "a", "FROM", "t1", "WHERE", "b2", "=", "-", "+", "IN", "(", ")", ",", "VALUES", "INSERT INTO t", "LIMIT",
     "date", "interval", "::int", "AND", '"Odd "" \' name"', "$1", ".", "..", "e", "x", "_", "n", "U&", "/", "*", "--",
@@ -82,3 +88,25 @@ def test_a_secret_among_the_literals_is_masked_all_the_same() -> None:
     for value in ("'a'", "'b'", "'postgres://u:hunter2@h/d'", "'password=hunter2'"):
         (text,) = texts.read(f"INSERT INTO t VALUES ({value})")
         assert "hunter2" not in repr(text)
+
+
+@pytest.mark.parametrize("part", ["a.", "a1", '"a""', "a$1 ", "$1$", "1,", "/ ", "- ", "'a''", "e'", "1 "])
+@pytest.mark.parametrize("end", ["'", '"', "$$", "/*", ""])
+def test_what_fails_late_fails_at_once(part: str, end: str) -> None:
+    """Each place has one reading: a second one would double the work with every part, and this would never end."""
+    for head in ("", "'", '"'):
+        sql = head + part * 400 + end
+        found = shape(sql)
+        if found is not None:
+            befores = [before.removesuffix("'") for before in found.key.split("\0")]
+            assert "".join(map("".join, zip_longest(befores, found.literals, fillvalue=""))) == sql
+
+
+def test_no_expression_needs_a_later_python() -> None:
+    """Before 3.11.5 (Debian 12 has 3.11.2) possessive and atomic groups match wrongly, or raise SystemError."""
+    sources = [path for folder in ("proxy", "analyzers", "tui") for path in (ROOT / folder).rglob("*.py")]
+    assert ROOT / "analyzers" / "sql" / "shapes.py" in sources
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"[])*+?}][*+?]\+|\}\+|\(\?>", node.value), (path.name, node.lineno)
