@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c)
+PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c analyzers/sql/*.c)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -2,8 +2,9 @@
 go with the analyzers.
 
 What every execution passes is compiled where there is a compiler; nothing is missing without one. The relay's two hot
-places are C beside Python twins. The profiler's hot modules are compiled by mypyc as they stand, in a wheel only: an
-editable installation runs the sources that are edited. `PGTATTLE_PURE=1` leaves mypyc out.
+places, and the walk over pasted SQL, are C beside Python twins. The profiler's hot modules are compiled by mypyc as
+they stand, in a wheel only: an editable installation runs the sources that are edited. `PGTATTLE_PURE=1` leaves mypyc
+out.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ setup(
     ext_modules=[
         Extension("pgtattle.proxy.wire._frames", ["proxy/wire/_frames.c"], optional=True),
         Extension("pgtattle.proxy._pipe", ["proxy/_pipe.c"], optional=True),
+        Extension("pgtattle.analyzers.sql._literals", ["analyzers/sql/_literals.c"], optional=True),
         *compiled(),
     ],
     package_data={"": ["py.typed", "*.json", "*.sql", "*.tcss", "*.toml", "*.md"]},
