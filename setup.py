@@ -49,6 +49,7 @@ COMPILED = (
     "analyzers/samples.py",
     "analyzers/slow_query.py",
     "analyzers/sql/comments.py",
+    "analyzers/sql/facts_cache.py",
     "analyzers/sql/fingerprint.py",
     "analyzers/sql/shapes.py",
     "analyzers/sql/texts.py",

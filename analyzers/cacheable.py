@@ -14,7 +14,7 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import VOLATILE, is_tool, subject_of
 from pgtattle.analyzers.samples import Samples
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution

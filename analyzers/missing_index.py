@@ -24,7 +24,8 @@ from pgtattle.analyzers.analyzer import (
 )
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import Node, read
-from pgtattle.analyzers.sql.facts import ColumnUse, Facts, FactsCache
+from pgtattle.analyzers.sql.facts import ColumnUse, Facts
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import IndexEvidence, Severity, Suggestion

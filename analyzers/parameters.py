@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_catalogue, is_tool
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.events import Connection, ConnectionClass, Slot, Text
 from pgtattle.proxy.execution import Execution

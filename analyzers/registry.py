@@ -19,7 +19,7 @@ from pgtattle.analyzers.repetition import Repetitions
 from pgtattle.analyzers.row_by_row_write import RowByRowWrite
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.slow_query import SlowQuery
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.proxy.settings import RuleSettings
 
 RULES: Final = {

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents, Results
 from pgtattle.analyzers.samples import Samples
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.values import (
     MOST,
     Values,

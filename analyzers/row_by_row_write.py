@@ -18,7 +18,7 @@ from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import MAX_GROUPS, batched, is_catalogue, is_retryable, is_tool
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
 from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Unit

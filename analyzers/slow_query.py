@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Severity, SlowEvidence, Suggestion

@@ -18,7 +18,7 @@ from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Text
 from pgtattle.proxy.exchange import Prepared
 from pgtattle.proxy.wire import messages
-from pgtattle.proxy.wire.batch import PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.batch import PREFIX, PREFIX_HEAD, word
 from pgtattle.proxy.wire.frames import MAX_PENDING
 
 _FEW: Final = 64
@@ -107,7 +107,7 @@ class Asked:
         try:
             while position < end:
                 kind: int = frames[position]
-                size = messages.length(frames, position + 1)
+                size = word(frames, position + 1)
                 body = frames[position + 5 : position + 1 + size]
                 position += 1 + size
                 if kind == PREFIX:

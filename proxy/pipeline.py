@@ -15,7 +15,7 @@ from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome, Question
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Unit

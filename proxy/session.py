@@ -23,7 +23,7 @@ from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Running
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.named import MAX_STATEMENTS, Named
 from pgtattle.proxy.wire import messages
-from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD, word
 from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, sample
 from pgtattle.proxy.wire.startup import startup_parameters
 
@@ -72,7 +72,7 @@ class Session:
         try:
             while position < end:
                 kind: int = frames[position]
-                size = messages.length(frames, position + 1) + 1
+                size = word(frames, position + 1) + 1
                 start = position + 5
                 position += size
                 if kind == COUNTED:
@@ -146,7 +146,7 @@ class Session:
         elif kind == messages.AUTHENTICATION:
             self.challenged = self.challenged or frames[start : start + 4] != b"\0\0\0\0"
         elif kind == messages.KEY:
-            self.connection = self.connection.changed(backend_pid=messages.length(frames, start))
+            self.connection = self.connection.changed(backend_pid=word(frames, start))
 
     def _described(self, description: bytes, size: int) -> None:
         """RowDescription or NoData; the rows of a simple query come undescribed by a request."""

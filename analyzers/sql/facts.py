@@ -1,7 +1,6 @@
 """What sqlglot knows of a statement: its tables, and which columns filter, join, sort and group it.
 
-Enters: a normal form, once for each fingerprint. sqlglot never sees what it cannot bear: only reads and writes, bounded
-in size and nesting; whatever it raises leaves `parsed` false and is counted, and the tables are then found lexically.
+Enters: a normal form. Leaves: its facts. Out of scope: which statements sqlglot can bear (`facts_cache`).
 """
 
 from __future__ import annotations
@@ -12,20 +11,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from pgtattle.analyzers.sql.fingerprint import KEYWORDS
-from pgtattle.analyzers.sql.texts import MAX_NORMAL_FORM, Bounded
-from pgtattle.analyzers.sql.tokens import tokenize
-from pgtattle.proxy.events import Text
-
 if TYPE_CHECKING:
     from sqlglot import exp
 
-MAX_PARSED: Final = MAX_NORMAL_FORM
-MAX_DEPTH: Final = 40
 MAX_TABLES: Final = 32
-CREDIT: Final = 1_000.0
-"""Statements that are parsed for their tables as they come; one in twenty of the new ones after that."""
-EARNED: Final = 0.05
 
 Role = Literal["eq", "range", "like", "join", "order", "group"]
 
@@ -54,99 +43,8 @@ class Facts(Struct, frozen=True):
     reason: str = ""
 
 
-class FactsCache:
-    """Facts by fingerprint; `fallbacks` counts what was not parsed, by reason."""
-
-    def __init__(self, max_entries: int = 10_000) -> None:
-        self.fallbacks: dict[str, int] = {}
-        self._credit = CREDIT
-        self._cache: Bounded[str, Facts] = Bounded(max_entries)
-
-    def tables(self, text: Text) -> tuple[str, ...]:
-        """The tables of a text's statement, for every execution: parsed once, while the credit for new ones lasts.
-
-        A stream of ever new statements would keep sqlglot busy; beyond the credit the words alone tell.
-        """
-        found = self._cache.get(text.statement.fingerprint)
-        if found is not None:
-            return found.tables
-        self._credit = min(CREDIT, self._credit + EARNED)
-        if self._credit >= 1 or text.statement.kind not in ("read", "write"):
-            self._credit -= text.statement.kind in ("read", "write")
-            return self.of(text).tables
-        return _lexical_tables(text.statement.sql[:MAX_PARSED])
-
-    def of(self, text: Text) -> Facts:
-        """The facts of a text's statement."""
-        statement = text.statement
-        found = self._cache.get(statement.fingerprint)
-        if found is None:
-            if statement.kind in ("read", "write") and statement.command != "FETCH":
-                found = self._find(statement.sql, text.truncated)
-            else:
-                found = Facts(False, reason="utility")
-            self._cache.put(statement.fingerprint, found)
-        return found
-
-    def _find(self, sql: str, truncated: bool) -> Facts:
-        if truncated or len(sql) > MAX_PARSED:
-            reason = "size"
-        elif _depth(sql) > MAX_DEPTH:
-            reason = "depth"
-        else:
-            try:
-                return _parse(sql)
-            except Exception:
-                reason = "syntax"
-        self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
-        return Facts(False, tables=_lexical_tables(sql[:MAX_PARSED]), reason=reason)
-
-
-def _depth(sql: str) -> int:
-    depth = deepest = 0
-    for match in re.finditer(r"[()]|\bCASE\b|\bEND\b|\bNOT\b", sql):
-        if match[0] in "(CASE":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif match[0] == "NOT":
-            deepest = max(deepest, depth + 1)
-        else:
-            depth = max(0, depth - 1)
-    return deepest
-
-
-def _lexical_tables(sql: str) -> tuple[str, ...]:
-    """The names behind FROM, JOIN, INTO and UPDATE."""
-    tables: list[str] = []
-    tokens = tokenize(sql)
-    for number, token in enumerate(tokens[:-1]):
-        if token.text not in ("FROM", "JOIN", "INTO", "UPDATE"):
-            continue
-        before = tokens[number - 1].text if number else ""
-        if (token.text == "UPDATE" and before == "FOR") or (token.text == "FROM" and before == "DISTINCT"):
-            continue
-        following = number + 1
-        if tokens[following].text == "ONLY" and following + 1 < len(tokens):
-            following += 1
-        if tokens[following].kind not in ("word", "quoted") or tokens[following].text in KEYWORDS:
-            continue
-        whole = _unquoted(tokens[following].text)
-        while following + 2 < len(tokens) and tokens[following + 1].text == ".":
-            whole += "." + _unquoted(tokens[following + 2].text)
-            following += 2
-        called = following + 1 < len(tokens) and tokens[following + 1].text == "(" and token.text != "INTO"
-        if whole not in tables and not called:
-            tables.append(whole)
-            if len(tables) == MAX_TABLES:
-                break
-    return tuple(tables)
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
-
-
-def _parse(sql: str) -> Facts:
+def parse(sql: str) -> Facts:
+    """The facts of a read or write. Raises whatever sqlglot raises, ValueError for what it kept as it is."""
     import sqlglot
     from sqlglot import exp
 

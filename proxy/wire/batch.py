@@ -29,6 +29,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from mypy_extensions import i64
+
 OPENED: Final = 1
 STARTUP: Final = 2
 FRONTEND: Final = 3
@@ -55,10 +57,21 @@ def pack(kind: int, connection: int, at_ns: int, body: bytes) -> bytes:
 def unpack(batch: bytes) -> list[tuple[int, int, int, bytes]]:
     """The records of a batch as (kind, connection, at_ns, body)."""
     records: list[tuple[int, int, int, bytes]] = []
-    position, end = 0, len(batch)
+    position: i64 = 0
+    end: i64 = len(batch)
     while position < end:
-        kind, connection, at_ns, size = HEADER.unpack_from(batch, position)
-        position += HEADER.size
-        records.append((kind, connection, at_ns, batch[position : position + size]))
-        position += size
+        at_ns = (word(batch, position + 5) << 32) | word(batch, position + 9)
+        start = position + 17
+        following = start + word(batch, position + 13)
+        records.append((batch[position], word(batch, position + 1), at_ns, batch[start:following]))
+        position = following
     return records
+
+
+def word(data: bytes, at: i64) -> i64:
+    """The four bytes at a place as a number without a sign: compiled, a load where a Struct is a call."""
+    high: i64 = data[at]
+    second: i64 = data[at + 1]
+    third: i64 = data[at + 2]
+    low: i64 = data[at + 3]
+    return (high << 24) | (second << 16) | (third << 8) | low

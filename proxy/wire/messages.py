@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from mypy_extensions import i64
-
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.wire.values import parameter
 
@@ -68,15 +66,6 @@ ENCODINGS = {
     "KOI8R": "koi8_r",
 }
 """Python's codec of a client_encoding."""
-
-
-def length(frames: bytes, at: i64) -> i64:
-    """The length word at a place, unsigned."""
-    high: i64 = frames[at]
-    second: i64 = frames[at + 1]
-    third: i64 = frames[at + 2]
-    low: i64 = frames[at + 3]
-    return (high << 24) | (second << 16) | (third << 8) | low
 
 
 def string(body: bytes, position: int) -> tuple[bytes, int]:

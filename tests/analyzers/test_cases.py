@@ -20,7 +20,7 @@ from pgtattle.analyzers.analyzer import ForeignKey, KeysAnswer, KeysQuestion, Ou
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.events import Connection, Parameter, Text, Unit
 from pgtattle.proxy.execution import Execution

@@ -13,7 +13,7 @@ from pgtattle.analyzers.analyzer import IndexQuestion
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.missing_index import MissingIndex, quoted
 from pgtattle.analyzers.plan.model import read
-from pgtattle.analyzers.sql.facts import FactsCache
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.database import Planner
 from pgtattle.proxy.events import Connection, Parameter

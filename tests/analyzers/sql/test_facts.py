@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgtattle.analyzers.sql.facts import Facts, FactsCache
+from pgtattle.analyzers.sql.facts import Facts
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 
 
