@@ -36,6 +36,7 @@ COMPILED = (
     "proxy/wire/messages.py",
     "proxy/wire/rows.py",
     "proxy/wire/values.py",
+    "analyzers/analyzer.py",
     "analyzers/cache_churn.py",
     "analyzers/cacheable.py",
     "analyzers/injection.py",

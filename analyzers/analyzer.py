@@ -9,113 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from msgspec import Struct
+from mypy_extensions import mypyc_attr
 
 from pgtattle.analyzers.finding import Finding
-from pgtattle.proxy.events import Parameter, Statement, Unit
+from pgtattle.analyzers.questions import Answer, Question
+from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 
-
-class IndexCandidate(Struct, frozen=True, kw_only=True):
-    """A btree to try: the table as the statement names it (schema optional) and its key columns."""
-
-    table: str
-    columns: tuple[str, ...]
-
-
-class TableFacts(Struct, frozen=True, kw_only=True):
-    """A base table in the catalogue. `indexes` are the key columns of its valid btree indexes."""
-
-    name: str
-    schema: str
-    rows: float
-    pages: int
-    indexes: tuple[tuple[str, ...], ...] = ()
-
-
-class IndexQuestion(Struct, frozen=True, kw_only=True):
-    """Would an index serve this statement? Asked with the values of one real execution.
-
-    `candidates` are in order, best first; none where only a plan is wanted.
-    """
-
-    database: str
-    statement: Statement
-    sql: str
-    parameters: tuple[Parameter, ...]
-    candidates: tuple[IndexCandidate, ...]
-
-
-class IndexAnswer(Struct, frozen=True, kw_only=True):
-    """What the planner said: EXPLAIN's JSON before, and per candidate the JSON with it as a hypothetical index.
-
-    `after` is empty without HypoPG. `tables` holds facts of the catalogue by table name. `error` says why there is no
-    plan.
-    """
-
-    question: IndexQuestion
-    before: bytes = b""
-    after: tuple[tuple[IndexCandidate, str, bytes], ...] = ()
-    tables: tuple[TableFacts, ...] = ()
-    error: str = ""
-
-
-class RewriteQuestion(Struct, frozen=True, kw_only=True):
-    """Does the server take `rewritten`, and what would it cost beside `sql`?
-
-    `parameters` go with `sql` and `values` with `rewritten`: those of one real loop.
-    """
-
-    database: str
-    sql: str
-    parameters: tuple[Parameter, ...]
-    rewritten: str
-    values: tuple[Parameter, ...]
-
-
-class RewriteAnswer(Struct, frozen=True, kw_only=True):
-    """EXPLAIN's JSON of both; `refused`: the server does not take it. `error` says why nobody could be asked."""
-
-    question: RewriteQuestion
-    before: bytes = b""
-    after: bytes = b""
-    refused: bool = False
-    error: str = ""
-
-
-class KeysQuestion(Struct, frozen=True, kw_only=True):
-    """Which columns of a database refer to which, and which are unique?"""
-
-    database: str
-
-
-class ForeignKey(Struct, frozen=True, kw_only=True):
-    """A column that refers to another; each as (oid of the table, number of the column) and by names."""
-
-    column: tuple[int, int]
-    column_name: tuple[str, str]
-    referred: tuple[int, int]
-    referred_name: tuple[str, str]
-
-
-class KeysAnswer(Struct, frozen=True, kw_only=True):
-    """The foreign keys of a database, column by column, and its columns that are unique by themselves.
-
-    `unique` has schema, table and column; with an empty schema those that are unique in every table of that name.
-    `error` says why they are not known.
-    """
-
-    question: KeysQuestion
-    keys: tuple[ForeignKey, ...] = ()
-    unique: tuple[tuple[str, str, str], ...] = ()
-    error: str = ""
-
-
-Question = IndexQuestion | RewriteQuestion | KeysQuestion
-Answer = IndexAnswer | RewriteAnswer | KeysAnswer
 Outcome = Finding | Question
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Analyzer:
     """A rule; each method may be left as it is. Called from one thread, in order."""
 

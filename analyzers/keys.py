@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pgtattle.analyzers.analyzer import Analyzer, Answer, KeysAnswer, KeysQuestion, Outcome
+from pgtattle.analyzers.analyzer import Analyzer, Outcome
+from pgtattle.analyzers.questions import Answer, KeysAnswer, KeysQuestion
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.execution import Execution
 

@@ -13,17 +13,10 @@ from typing import ClassVar, Final
 
 from msgspec.structs import replace
 
-from pgtattle.analyzers.analyzer import (
-    Analyzer,
-    Answer,
-    IndexAnswer,
-    IndexCandidate,
-    IndexQuestion,
-    Outcome,
-    TableFacts,
-)
+from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import Node, read
+from pgtattle.analyzers.questions import Answer, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 from pgtattle.analyzers.sql.facts import ColumnUse, Facts
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, NamedTuple
 
-from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
+from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.bodies import Body, bodies
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of
 from pgtattle.analyzers.scaling import Scale, Scaling

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from pgtattle.analyzers.analyzer import Answer, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import read
+from pgtattle.analyzers.questions import Answer, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.execution import Execution

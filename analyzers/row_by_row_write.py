@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import ClassVar, Final
 
-from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome
+from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import MAX_GROUPS, batched, is_catalogue, is_retryable, is_tool
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts_cache import FactsCache

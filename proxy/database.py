@@ -20,7 +20,7 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.conninfo import make_conninfo
 
-from pgtattle.analyzers.analyzer import (
+from pgtattle.analyzers.questions import (
     Answer,
     ForeignKey,
     IndexAnswer,

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from pgtattle.analyzers.analyzer import Analyzer, Answer, Outcome, Question
+from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.questions import Answer, Question
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
@@ -55,7 +56,7 @@ class Pipeline:
         self._units = Units(self.scopes, settings.behind_pooler)
         self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts, self._samples)
         # Most rules look at units only.
-        self._lookers = [one.execution for one in self._analyzers if type(one).execution is not Analyzer.execution]
+        self._lookers = [one for one in self._analyzers if type(one).execution is not Analyzer.execution]
         self._sessions: dict[int, Session] = {}
 
     @property
@@ -137,9 +138,9 @@ class Pipeline:
             store.add_execution(execution, of_it)
         for execution, of_it in zip(executions, tables, strict=True):
             metrics.observe(execution, of_it)
-        for look in self._lookers:
+        for looker in self._lookers:
             for execution in executions:
-                outcomes = look(execution)
+                outcomes = looker.execution(execution)
                 if outcomes:
                     self._take(outcomes)
         for execution in executions:

@@ -22,7 +22,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from pgtattle.analyzers.analyzer import Question
+from pgtattle.analyzers.questions import Question
 from pgtattle.proxy import log
 from pgtattle.proxy.api import application, metrics_application
 from pgtattle.proxy.database import Planner

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pgtattle.analyzers.analyzer import ForeignKey, KeysAnswer, KeysQuestion, Outcome, RewriteAnswer, RewriteQuestion
+from pgtattle.analyzers.analyzer import Outcome
 from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.questions import ForeignKey, KeysAnswer, KeysQuestion, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache

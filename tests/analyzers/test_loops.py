@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgtattle.analyzers.analyzer import Outcome, RewriteQuestion
+from pgtattle.analyzers.analyzer import Outcome
+from pgtattle.analyzers.questions import RewriteQuestion
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.events import Connection, Parameter, Unit

@@ -9,10 +9,10 @@ import json
 import psycopg
 import pytest
 
-from pgtattle.analyzers.analyzer import IndexQuestion
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.missing_index import MissingIndex, quoted
 from pgtattle.analyzers.plan.model import read
+from pgtattle.analyzers.questions import IndexQuestion
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.database import Planner

@@ -7,9 +7,9 @@ import asyncio
 import psycopg
 import pytest
 
-from pgtattle.analyzers.analyzer import Answer, KeysAnswer, KeysQuestion, Question, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.keys import Keys
+from pgtattle.analyzers.questions import Answer, KeysAnswer, KeysQuestion, Question, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.database import Planner
