@@ -39,6 +39,7 @@ COMPILED = (
     "analyzers/analyzer.py",
     "analyzers/cache_churn.py",
     "analyzers/cacheable.py",
+    "analyzers/fan_out.py",
     "analyzers/injection.py",
     "analyzers/keys.py",
     "analyzers/list_growth.py",

@@ -33,6 +33,10 @@ class Analyzer:
         """See a complete unit of work."""
         return ()
 
+    def tick(self, now_ns: int) -> Iterable[Outcome]:
+        """Time has passed: all units that ended half a second before `now_ns` were seen."""
+        return ()
+
     def answer(self, answer: Answer) -> Iterable[Outcome]:
         """See the answer to an earlier question, of this analyzer or of another."""
         return ()

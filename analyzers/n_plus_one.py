@@ -75,13 +75,14 @@ class NPlusOne(Analyzer):
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of a complete unit, and questions about what would replace them."""
         loops = [loop for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)]
-        return self._found(unit, loops) if loops else ()
+        return self.of(unit, loops) if loops else ()
 
     def answer(self, answer: Answer) -> Iterable[Outcome]:
         """The findings whose rewrite the server took, said again with it."""
         return self._rewrites.answer(answer)
 
-    def _found(self, unit: Unit, loops: list[Repetition]) -> Iterator[Outcome]:
+    def of(self, unit: Unit, loops: list[Repetition]) -> Iterator[Outcome]:
+        """The findings for loops of a unit, and questions about what would replace them."""
         tables = self._repetitions.tables
         for body in bodies(loops):
             about = _about(unit, body, self._scale(unit, body.loops[0]), tables)
@@ -156,7 +157,10 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
             # The rows gave the values; that one request asked for both is not known.
             kinds = {"link" if one in ("key", "names") else one for one in proof}
             severity = "info" if loop.walk else "medium" if len(kinds) > 1 else "low"
-            if (found is not None and not found.in_order) or _has_borders(unit, body):
+            if _connections(body) > 1:
+                # Side by side they come in any order; `fan_out` has asked for more than order.
+                severity, confidence = "low", "likely"
+            elif (found is not None and not found.in_order) or _has_borders(unit, body):
                 severity, confidence = "info", "candidate"
         else:
             severity = "high" if count >= MANY and (body.span_ns >= LONG_NS or severity == "high") else "medium"
@@ -167,6 +171,10 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
         # However many rows there are, it is the same few turns: one query would save little, and may not be wanted.
         severity, confidence = "info", "candidate"
     return _About(severity, confidence, parent, parent_sql, proof)
+
+
+def _connections(body: Body) -> int:
+    return len({execution.connection.id for loop in body.loops for execution in loop.executions})
 
 
 def _has_borders(unit: Unit, body: Body) -> bool:
@@ -187,7 +195,9 @@ def _has_borders(unit: Unit, body: Body) -> bool:
 def _finding(unit: Unit, body: Body, about: _About, tables: Tables) -> Finding:
     loop = body.loops[0]
     found = None if loop.walk else loop.parent
-    place = "burst of one connection" if unit.kind == "burst" else unit.kind
+    connections = _connections(body)
+    burst = f"burst of {connections} connections" if connections > 1 else "burst of one connection"
+    place = burst if unit.kind == "burst" else unit.kind
     route = f" (route {unit.route})" if unit.route else ""
     counts = " + ".join(f"{len(one.executions)}" for one in body.loops)
     queries = "one query" if len(body.loops) == 1 else f"{len(body.loops)} queries"
@@ -268,4 +278,6 @@ def _advice(body: Body, about: _About) -> str:
     if len(body.loops) > 1:
         others = ", ".join(dict.fromkeys(one.table for one in body.loops[1:]))
         words.append(f"the same for {others}, which the same code asks for one by one")
+    if (connections := _connections(body)) > 1:
+        words.append(f"side by side on {connections} connections they hide how long they take, and hold the pool")
     return "; ".join(words) + "."

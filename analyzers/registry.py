@@ -8,6 +8,7 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.cache_churn import CacheChurn
 from pgtattle.analyzers.cacheable import Cacheable
 from pgtattle.analyzers.chatty_unit import ChattyUnit
+from pgtattle.analyzers.fan_out import FanOut
 from pgtattle.analyzers.injection import Injection
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.list_growth import ListGrowth
@@ -44,9 +45,11 @@ def analyzers(
     samples = samples or Samples()
     keys = Keys()
     repetitions = Repetitions(settings, facts, samples, keys)
+    loops = NPlusOne(repetitions, keys)
     every: list[Analyzer] = [
         keys,
-        NPlusOne(repetitions, keys),
+        loops,
+        FanOut(settings, loops, repetitions, samples),
         RepeatedRead(repetitions),
         Cacheable(facts, samples),
         RowByRowWrite(settings, facts),

@@ -8,6 +8,7 @@ clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 
@@ -29,6 +30,8 @@ from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.units import Units
 from pgtattle.proxy.wire import batch, control
+
+END_OF_TIME_NS: Final = 2**62
 
 
 class Pipeline:
@@ -99,10 +102,14 @@ class Pipeline:
     def tick(self, now_ns: int) -> None:
         """Time passes: complete the units that fell silent."""
         self._complete(self._units.tick(now_ns, self._busy))
+        for analyzer in self._analyzers:
+            self._take(analyzer.tick(now_ns))
 
     def flush(self) -> None:
         """Nothing more comes: complete all units."""
         self._complete(self._units.flush())
+        for analyzer in self._analyzers:
+            self._take(analyzer.tick(END_OF_TIME_NS))
 
     def answer(self, answer: Answer) -> None:
         """Bring the planner's answer back to the analyzers."""

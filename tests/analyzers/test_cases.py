@@ -25,6 +25,7 @@ from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.events import Connection, Parameter, Text, Unit
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.pipeline import END_OF_TIME_NS
 from pgtattle.proxy.settings import RuleSettings
 from pgtattle.proxy.units import Units
 from pgtattle.proxy.wire.rows import Column, Field, Sample, hashed
@@ -158,6 +159,7 @@ class Replay:
         for step in self.case.traffic:
             self.step(step, {})
         self.complete(self.units.flush())
+        self.pass_(END_OF_TIME_NS)
         return self.findings
 
     def step(self, step: Step, counters: dict[str, int]) -> None:
@@ -266,6 +268,11 @@ class Replay:
         while self.ticked + 100 * MILLISECOND <= self.now:
             self.ticked += 100 * MILLISECOND
             self.complete(self.units.tick(self.ticked, lambda connection: connection == busy))
+            self.pass_(self.ticked)
+
+    def pass_(self, now_ns: int) -> None:
+        for analyzer in self.analyzers:
+            self.found(analyzer.tick(now_ns))
 
     def take(self, execution: Execution) -> None:
         for analyzer in self.analyzers:

@@ -30,7 +30,7 @@ from tests.orm.shops import BOOKS
 ROOT: Final = Path(__file__).parents[2]
 AT_ONCE: Final = 6
 REQUESTS: Final = 12
-SETTLE_SECONDS: Final = 1.5
+SETTLE_SECONDS: Final = 2.5
 
 Way = Literal["direct", "PgBouncer"]
 
