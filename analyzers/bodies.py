@@ -32,6 +32,12 @@ class Body(NamedTuple):
         return sum(loop.total_ns for loop in self.loops)
 
     @property
+    def overlaps(self) -> bool:
+        """True where a turn began before the one before it ended: they ran side by side."""
+        turns = self.loops[0].executions
+        return any(after.started_ns < before.ended_ns for before, after in pairwise(turns))
+
+    @property
     def span_ns(self) -> int:
         """From the first start to the last end."""
         started = min(loop.executions[0].started_ns for loop in self.loops)

@@ -81,11 +81,14 @@ class NPlusOne(Analyzer):
         """The findings whose rewrite the server took, said again with it."""
         return self._rewrites.answer(answer)
 
-    def of(self, unit: Unit, loops: list[Repetition]) -> Iterator[Outcome]:
-        """The findings for loops of a unit, and questions about what would replace them."""
+    def of(self, unit: Unit, loops: list[Repetition], *, side_by_side: bool = False) -> Iterator[Outcome]:
+        """The findings for loops of a unit, and questions about what would replace them.
+
+        `side_by_side`: the turns ran on several connections, and more than their order joined them (`fan_out`).
+        """
         tables = self._repetitions.tables
         for body in bodies(loops):
-            about = _about(unit, body, self._scale(unit, body.loops[0]), tables)
+            about = _about(unit, body, self._scale(unit, body.loops[0]), tables, side_by_side)
             # The values of a walk are not known before it, so that no list of them can be asked for.
             shown = [loop for loop in body.loops[:MAX_REWRITTEN] if not loop.walk]
             candidates = [found for loop in shown if (found := self._candidate(loop)) is not None]
@@ -134,7 +137,7 @@ def _heard(unit: Unit, loop: Repetition) -> bool:
     return enough and before is not None and before.rows >= loop.distinct
 
 
-def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
+def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, side_by_side: bool) -> _About:
     loop = body.loops[0]
     count = max(len(one.executions) for one in body.loops)
     before, found = loop.read_before, loop.parent
@@ -157,8 +160,7 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables) -> _About:
             # The rows gave the values; that one request asked for both is not known.
             kinds = {"link" if one in ("key", "names") else one for one in proof}
             severity = "info" if loop.walk else "medium" if len(kinds) > 1 else "low"
-            if _connections(body) > 1:
-                # Side by side they come in any order; `fan_out` has asked for more than order.
+            if side_by_side:
                 severity, confidence = "low", "likely"
             elif (found is not None and not found.in_order) or _has_borders(unit, body):
                 severity, confidence = "info", "candidate"
@@ -233,7 +235,7 @@ def _finding(unit: Unit, body: Body, about: _About, tables: Tables) -> Finding:
             column=found.child if found is not None else "",
             proof=list(about.proof),
             coverage=round(found.coverage, 3) if found is not None else 0.0,
-            saving_ms=round(max(0, loop.total_ns + loop.gap_ns - longest_ns) / 1e6, 3),
+            saving_ms=round(max(0, loop.span_ns - longest_ns) / 1e6, 3),
             loops=[_part(one, tables) for one in body.loops] if len(body.loops) > 1 else [],
         ),
         suggestion=Suggestion(text=_advice(body, about)),
@@ -278,6 +280,7 @@ def _advice(body: Body, about: _About) -> str:
     if len(body.loops) > 1:
         others = ", ".join(dict.fromkeys(one.table for one in body.loops[1:]))
         words.append(f"the same for {others}, which the same code asks for one by one")
-    if (connections := _connections(body)) > 1:
+    if body.overlaps:
+        connections = _connections(body)
         words.append(f"side by side on {connections} connections they hide how long they take, and hold the pool")
     return "; ".join(words) + "."

@@ -49,7 +49,7 @@ def analyzers(
     every: list[Analyzer] = [
         keys,
         loops,
-        FanOut(settings, loops, repetitions, samples),
+        FanOut(settings, loops, repetitions, facts, samples),
         RepeatedRead(repetitions),
         Cacheable(facts, samples),
         RowByRowWrite(settings, facts),

@@ -116,10 +116,14 @@ class Repetition:
         return sum(execution.duration_ns for execution in self.executions)
 
     @property
+    def span_ns(self) -> int:
+        """Time from the first start to the last end."""
+        return max(execution.ended_ns for execution in self.executions) - self.executions[0].started_ns
+
+    @property
     def gap_ns(self) -> int:
-        """Time from the first start to the last end that the server did not work: the client and the network."""
-        span = max(execution.ended_ns for execution in self.executions) - self.executions[0].started_ns
-        return max(0, span - self.total_ns)
+        """The part of `span_ns` that the server did not work: the client and the network."""
+        return max(0, self.span_ns - self.total_ns)
 
     @property
     def table(self) -> str:

@@ -240,10 +240,11 @@ class Text:
 class Unit:
     """The executions of one request, job or burst, in order of their start; complete when it flows.
 
-    `signal` says to people how it was told apart, such as `comment tag request_id`.
+    `signal` says to people how it was told apart, such as `comment tag request_id`. `pooled`: a connection of it is a
+    pooler's, on which clients take turns.
     """
 
-    __slots__ = ("confidence", "executions", "id", "key", "kind", "route", "signal", "source")
+    __slots__ = ("confidence", "executions", "id", "key", "kind", "pooled", "route", "signal", "source")
 
     def __init__(
         self,
@@ -256,8 +257,10 @@ class Unit:
         executions: tuple[Execution, ...],
         route: str = "",
         source: str = "",
+        pooled: bool = False,
     ) -> None:
         self.id: Final = id
+        self.pooled: Final = pooled
         self.kind: Final[UnitKind] = kind
         self.key: Final = key
         self.confidence: Final[UnitConfidence] = confidence

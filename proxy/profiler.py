@@ -92,13 +92,13 @@ class Profiler:
         if hello.metrics_fd >= 0:
             servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
         tasks = [asyncio.create_task(server) for server in servers]
-        tasks += [asyncio.create_task(self._tick()), asyncio.create_task(self._learn_version())]
+        tasks.append(asyncio.create_task(self._learn_version()))
         gc.freeze()
         # What flows is made of records without cycles: looking for some at every few hundred of them finds nothing.
         gc.set_threshold(GC_THRESHOLD, 20, 50)
         self._link.send(Ready())
         try:
-            await self._consume()
+            await self._until_one_ends()
         finally:
             for task in [*tasks, *self._questions]:
                 task.cancel()
@@ -136,6 +136,17 @@ class Profiler:
             self._reachable = (time.monotonic(), reachable)
         addresses = ", ".join(map(str, self._settings.upstream.addresses))
         return reachable, "ready" if reachable else f"PostgreSQL does not answer at {addresses}"
+
+    async def _until_one_ends(self) -> None:
+        """Consume and tick; what one of them raises ends the process, which is started anew."""
+        both = [asyncio.create_task(self._consume()), asyncio.create_task(self._tick())]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in both:
+                task.cancel()
 
     async def _consume(self) -> None:
         while True:

@@ -44,6 +44,7 @@ class Open:
         "kind",
         "learned",
         "mark",
+        "pooled",
         "route",
         "scope",
         "signal",
@@ -66,6 +67,7 @@ class Open:
         self.learned = False
         self.around: Open | None = None
         self.checked_out = False
+        self.pooled = False
         self.done = False
 
     @property
@@ -90,6 +92,7 @@ class Open:
             route=self.route,
             source=next(filter(None, map(source_of, tags)), ""),
             executions=tuple(self.executions),
+            pooled=self.pooled,
         )
 
 

@@ -99,6 +99,7 @@ class Units:
         )
         track.unit = unit
         self._put(unit, execution)
+        unit.pooled = unit.pooled or track.pooled.known
         track.ended_ns = max(track.ended_ns, execution.ended_ns)
         if len(unit.executions) >= MAX_EXECUTIONS or unit.ended_ns - unit.started_ns >= MAX_SPAN_NS:
             complete.append(self._complete(unit))

@@ -60,6 +60,7 @@ def unpack(batch: bytes) -> list[tuple[int, int, int, bytes]]:
     position: i64 = 0
     end: i64 = len(batch)
     while position < end:
+        # HEADER, field by field.
         at_ns = (word(batch, position + 5) << 32) | word(batch, position + 9)
         start = position + 17
         following = start + word(batch, position + 13)

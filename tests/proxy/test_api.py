@@ -124,14 +124,12 @@ class World:
 
 
 def _listen(over: str, folder: Path) -> tuple[socket.socket, str]:
-    if over == "unix":
-        path = str(folder / "api.sock")
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(path)
-        return listening, path
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    return listening, ""
+    """It listens already: whoever connects before the server's thread runs waits for it."""
+    path = str(folder / "api.sock") if over == "unix" else ""
+    listening = socket.socket(socket.AF_UNIX) if path else socket.socket()
+    listening.bind(path or ("127.0.0.1", 0))
+    listening.listen()
+    return listening, path
 
 
 @pytest.fixture

@@ -480,7 +480,8 @@ def test_an_application_that_names_itself_is_no_pooler(send: Traffic, sql: str) 
 def test_a_pooler_may_be_told_by_a_setting() -> None:
     send = Traffic(behind_pooler=True)
     send("SELECT 2")
-    assert len(send("SELECT 3")) == 1
+    (unit,) = send("SELECT 3")
+    assert unit.pooled
 
 
 # -- scopes ------------------------------------------------------------------------------------------------------------
