@@ -32,13 +32,15 @@ class Prepared:
 
 @mypyc_attr(acyclic=True)
 class Running:
-    """What is known of an execution while it runs; a suspended portal keeps it. `sent` and `received` are bytes.
+    """What is known of an execution while it runs; a suspended portal keeps it, with the time of its latest rows in
+    `ended_ns`. `sent` and `received` are bytes.
 
     `description` is that of a simple query, `sampled` the first rows as they came.
     """
 
     __slots__ = (
         "description",
+        "ended_ns",
         "first_row_ns",
         "received",
         "rows",
@@ -51,6 +53,7 @@ class Running:
 
     def __init__(self, sent: int = 0) -> None:
         self.started_ns = 0
+        self.ended_ns = 0
         self.first_row_ns = 0
         self.stalled_ns = 0
         self.rows = 0

@@ -30,13 +30,13 @@ class Named:
         if len(self.statements) > MAX_STATEMENTS:
             del self.statements[next(iter(self.statements))]
 
-    def close(self, body: bytes, at_ns: int) -> None:
+    def close(self, body: bytes) -> None:
         """The server took a Close, whose body is given."""
         name = body[1:-1]
         if body[:1] == b"S":
             self.statements.pop(name, None)
         else:
-            self.end_portal(name, at_ns)
+            self.end_portal(name)
 
     def deallocate(self, text: Text, encoding: str) -> None:
         """DEALLOCATE or DISCARD was executed."""
@@ -48,19 +48,19 @@ class Named:
         else:
             self.statements.pop(target.encode(encoding, "replace"), None)
 
-    def end_portal(self, name: bytes, at_ns: int) -> None:
-        """A suspended portal that goes without its end was an execution all the same; it ended at `at_ns`."""
+    def end_portal(self, name: bytes) -> None:
+        """A suspended portal that goes without its end was an execution all the same; it ended with its latest rows."""
         portal = self.portals.pop(name, None)
         if portal is not None:
-            self._end(portal, at_ns)
+            self._end(portal)
 
-    def end_portals(self, at_ns: int) -> None:
+    def end_portals(self) -> None:
         """All portals end, with their transaction."""
         for portal in self.portals.values():
-            self._end(portal, at_ns)
+            self._end(portal)
         self.portals.clear()
 
-    def _end(self, portal: Portal, at_ns: int) -> None:
-        if portal.running.suspended:
-            prepared = portal.prepared
-            self._exchanges.add(Done(prepared.text, portal.parameters, prepared, portal.running, "", None, at_ns))
+    def _end(self, portal: Portal) -> None:
+        running, prepared = portal.running, portal.prepared
+        if running.suspended:
+            self._exchanges.add(Done(prepared.text, portal.parameters, prepared, running, "", None, running.ended_ns))

@@ -110,7 +110,7 @@ class Session:
 
     def close(self, at_ns: int) -> list[Execution]:
         """The connection ended: what was complete but for its ReadyForQuery."""
-        self._named.end_portals(self._free_at)
+        self._named.end_portals()
         return self._exchanges.end("?", self.connection)
 
     # -- answers -----------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Session:
         elif kind == messages.CLOSED:
             self._closed()
         elif kind == messages.SUSPENDED:
-            self._suspended()
+            self._suspended(at_ns)
         elif kind == messages.COPY_IN:
             self._asked.copy_in()
         elif kind == messages.STATUS:
@@ -175,7 +175,7 @@ class Session:
     def _closed(self) -> None:
         request = self._asked.expect(messages.CLOSE)
         self._asked.pending.pop()
-        self._named.close(request.body, self._free_at)
+        self._named.close(request.body)
 
     def _typed(self, body: bytes) -> None:
         request = self._asked.expect(messages.DESCRIBE)
@@ -237,7 +237,7 @@ class Session:
         prepared = self._named.statements.get(statement) or self._unknown(statement)
         parameters, position = messages.bind_parameters(request.body, position, prepared.types, self._asked.encoding)
         formats = messages.result_formats(request.body, position)
-        self._named.end_portal(name, self._free_at)
+        self._named.end_portal(name)
         if len(self._named.portals) >= MAX_STATEMENTS:
             raise ProtocolViolation("state_cap", "too many portals")
         self._named.portals[name] = Portal(
@@ -300,13 +300,14 @@ class Session:
         if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
             self._named.deallocate(done.text, self._asked.encoding)
 
-    def _suspended(self) -> None:
+    def _suspended(self, at_ns: int) -> None:
         request = self._asked.expect(messages.EXECUTE)
         self._asked.pending.pop()
         portal = self._named.portals.get(request.name)
         running = self._running if portal is None else self._started(request, portal.running)
         running.suspended = True
         running.sent += request.size
+        running.ended_ns = self._free_at = at_ns
 
     def _error(self, body: bytes, size: int, at_ns: int) -> None:
         request = self._asked.head()
@@ -353,8 +354,8 @@ class Session:
         if request.kind == messages.QUERY:
             # A simple query destroys the unnamed statement and portal.
             self._named.statements.pop(b"", None)
-            self._named.end_portal(b"", self._free_at)
+            self._named.end_portal(b"")
         if status == "I" and self._named.portals:
-            self._named.end_portals(self._free_at)
+            self._named.end_portals()
         self._running = Running()
         return self._exchanges.end(status, self.connection)

@@ -277,6 +277,20 @@ def test_a_portal_that_is_left_was_an_execution() -> None:
     assert sorted(talk.sqls()) == ["BEGIN", "COMMIT", "SELECT x", "SELECT x"]
 
 
+def test_a_portal_that_is_left_ended_with_its_last_rows() -> None:
+    """asyncpg's fetchval asks for one row, and Sync ends the portal."""
+    talk = Talk().client(parse("SELECT x"), bind(), execute("", 1), SYNC)
+    began = talk.now
+    talk.server(PARSED, BOUND)
+    talk.server(rows(1), SUSPENDED)
+    ended = talk.now
+    talk.server(ready())
+    assert (talk.only.started_ns, talk.only.ended_ns) == (began, ended)
+    assert talk.only.duration_ns == 2 * MS
+    talk.client(bind(), execute("", 1), SYNC).server(BOUND, rows(1), SUSPENDED, ready())
+    assert talk.executions[1].duration_ns == MS
+
+
 def test_a_name_is_resolved_when_the_server_gets_to_it() -> None:
     talk = Talk().client(parse("SELECT 'one'", "s"), bind(name="s"), execute(), close("s"), parse("SELECT 'two'", "s"))
     talk.client(bind(name="s"), execute(), SYNC)
