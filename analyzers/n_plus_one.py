@@ -273,6 +273,8 @@ def _advice(body: Body, about: _About) -> str:
         words = [f"Load all {loop.distinct} values {how}"]
         if about.confidence == "proven" and loop.parent is not None:
             words.append(f"its values are {loop.parent.column} of the query on {about.parent} before")
+            if loop.parent.execution.ended_ns > loop.executions[0].started_ns:
+                words.append("it is still being read meanwhile: its cursor and connection stay taken for all turns")
         elif about.parent:
             words.append(f"the values are likely those of the query on {about.parent} before")
         if loop.distinct < count:

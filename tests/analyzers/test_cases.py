@@ -58,6 +58,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gap_ms: float = 1.0
     duration_ms: float = 1.0
     stalled_ms: float = 0.0
+    open_ms: float = 0.0
     rows: int = 1
     result: dict[str, tuple[str, ...]] = {}
     error: str | None = None
@@ -256,7 +257,8 @@ class Replay:
                     "rows": len(next(iter(step.result.values()))) if step.result else step.rows,
                     "sqlstate": step.error,
                     "started_ns": started,
-                    "ended_ns": self.now,
+                    "first_row_ns": self.now if step.open_ms else 0,
+                    "ended_ns": self.now + int(step.open_ms * MILLISECOND),
                     "stalled_ns": int(step.stalled_ms * MILLISECOND),
                 }
             )
