@@ -34,7 +34,7 @@ class Analyzer:
         return ()
 
     def tick(self, now_ns: int) -> Iterable[Outcome]:
-        """Time has passed: all units that ended half a second before `now_ns` were seen."""
+        """Time has passed: all traffic up to `now_ns` was seen, and the units that fell silent since."""
         return ()
 
     def answer(self, answer: Answer) -> Iterable[Outcome]:

@@ -282,7 +282,6 @@ def _advice(body: Body, about: _About) -> str:
     if len(body.loops) > 1:
         others = ", ".join(dict.fromkeys(one.table for one in body.loops[1:]))
         words.append(f"the same for {others}, which the same code asks for one by one")
-    if body.overlaps:
-        connections = _connections(body)
+    if body.overlaps and (connections := _connections(body)) > 1:
         words.append(f"side by side on {connections} connections they hide how long they take, and hold the pool")
     return "; ".join(words) + "."
