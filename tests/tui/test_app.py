@@ -291,8 +291,8 @@ def test_what_was_lost_is_said_on_top(size: tuple[int, int]) -> None:
             server.send("skipped", {"executions": 17})
             await settled(app, lambda: "12 shed 3 lost" in screen(app))
             assert "1,234,567 executions" in screen(app).splitlines()[0]
-            assert ("17 skipped here" in screen(app)) == (size[0] > 100)
-            assert "session s at" in screen(app).splitlines()[1]
+            await settled(app, lambda: ("17 skipped here" in screen(app)) == (size[0] > 100))
+            assert re.search(r"session s at http://\S+, PostgreSQL 18", screen(app).splitlines()[1])
             lost = next(part for part in app.query_one("#header")._parts if "lost" in part[0])  # type: ignore[attr-defined]
             assert "red" in lost[1]
 
@@ -316,6 +316,16 @@ def test_it_reconnects_and_says_so() -> None:
                 await settled(app, lambda: "● connected" in screen(app))
                 assert server.asked[-1][1] == "s.1.1"
                 assert "kept" in screen(app)
+
+    run(test)
+
+
+def test_a_version_that_is_not_known_yet_is_not_named() -> None:
+    async def test() -> None:
+        async with serving() as server, dashboard(server) as (app, _):
+            server.send("session", msgspec.structs.replace(SESSION, executions=7, server_version=""))
+            await settled(app, lambda: " 7 executions" in screen(app))
+            assert screen(app).splitlines()[1].split()[-1].startswith("http://")
 
     run(test)
 

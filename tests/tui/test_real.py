@@ -33,7 +33,7 @@ def test_history_live_filter_and_statements(database: Database, serve: Serve) ->
             await asyncio.to_thread(query, served.database.dsn, "SELECT 'after' AS attached", "CREATE TABLE t (id int)")
             await settled(app, lambda: "'after'" in screen(app) and "CREATE TABLE t" in screen(app), 10)
             assert "a shop" in screen(app)
-            assert "PostgreSQL 18" in screen(app).splitlines()[1]
+            await settled(app, lambda: "PostgreSQL 18" in screen(app).splitlines()[1], 10)
             await pilot.press("f", *"op:create", "enter")
             await settled(app, lambda: "'after'" not in screen(app) and "CREATE TABLE t" in screen(app), 10)
             await pilot.press("f", *" nonsense:1", "enter")

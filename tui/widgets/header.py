@@ -71,5 +71,7 @@ def _words(model: Model, url: str) -> list[Part]:
         number = int(time.monotonic() / NOTE_SECONDS) % len(notes)
         count = f"note {number + 1}/{len(notes)}: " if len(notes) > 1 else ""
         return [(f" {count}{line(notes[number])}", "yellow")]
-    where = f"session {session.id} at {url}, PostgreSQL {session.server_version}" if session is not None else url
+    where = url if session is None else f"session {session.id} at {url}"
+    if session is not None and session.server_version:
+        where += f", PostgreSQL {session.server_version}"
     return [(f" {line(where)}", "dim")]
