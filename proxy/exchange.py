@@ -33,7 +33,7 @@ class Prepared:
 @mypyc_attr(acyclic=True)
 class Running:
     """What is known of an execution while it runs; a suspended portal keeps it, with the time of its latest rows in
-    `ended_ns`. `sent` and `received` are bytes.
+    `ended_ns`, and is `paused` until more of them are asked for. `sent` and `received` are bytes.
 
     `description` is that of a simple query, `sampled` the first rows as they came.
     """
@@ -42,6 +42,7 @@ class Running:
         "description",
         "ended_ns",
         "first_row_ns",
+        "paused",
         "received",
         "rows",
         "sampled",
@@ -60,6 +61,7 @@ class Running:
         self.sent = sent
         self.received = 0
         self.suspended = False
+        self.paused = False
         self.description = b""
         self.sampled: list[bytes] | None = None
 

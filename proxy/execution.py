@@ -25,7 +25,7 @@ class Execution:
     came in an earlier exchange: dynamic tags of its comment are then stale. `transaction` is 0 in autocommit, else a
     number that is unique on its connection; `status` is the server's answer at the end of the exchange: `I`, `T`, `E`,
     or `?` when the connection ended before. `settings` are tags from application_name and set_config in force at the
-    start. `stalled_ns` is the part of `ended_ns - started_ns` in which the client did not read; `duration_ns` is the
+    start. `stalled_ns` is the part of `ended_ns - started_ns` in which the client took no rows; `duration_ns` is the
     rest: server time, from the last byte of the request to the last of the answer.
     """
 

@@ -92,7 +92,7 @@ class Session:
 
     def stalled(self, duration_ns: int, at_ns: int) -> None:
         """The client did not read for so long, up to `at_ns`."""
-        self._running.stalled_ns += duration_ns
+        self._current().stalled_ns += duration_ns
 
     def statement(self, frame: bytes) -> None:
         """A named statement that is live: its Parse frame."""
@@ -224,10 +224,17 @@ class Session:
         return self._running
 
     def _started(self, request: Request, running: Running) -> Running:
-        """An execution starts when it was asked for, or when the one before it ended."""
-        if not running.started_ns:
+        """An execution starts when it was asked for, or when the one before it ended. So does the next fetch of a
+        portal; until then it was the client that took no rows.
+        """
+        if running.paused or not running.started_ns:
             free_at = self._free_at
-            running.started_ns = request.at_ns if request.at_ns > free_at else free_at
+            at_ns = request.at_ns if request.at_ns > free_at else free_at
+            if running.paused:
+                running.paused = False
+                running.stalled_ns += at_ns - running.ended_ns
+            else:
+                running.started_ns = at_ns
         return running
 
     def _bound(self) -> None:
@@ -305,7 +312,7 @@ class Session:
         self._asked.pending.pop()
         portal = self._named.portals.get(request.name)
         running = self._running if portal is None else self._started(request, portal.running)
-        running.suspended = True
+        running.suspended = running.paused = True
         running.sent += request.size
         running.ended_ns = self._free_at = at_ns
 

@@ -87,7 +87,7 @@ def execution_detail(one: ExecutionView) -> list[Part]:
     parts: list[Part] = [(f"failed with SQLSTATE {one.sqlstate}\n\n", "red")] if one.sqlstate else []
     parts += [*_sql(one.sql), "\n\n", *_parameters(one.parameters)]
     first = f", first row after {one.first_row_ms:.2f} ms" if one.first_row_ms is not None else ""
-    stalled = f", the client did not read for {one.stalled_ms:.2f} ms" if one.stalled_ms else ""
+    stalled = f", the client took no rows for {one.stalled_ms:.2f} ms" if one.stalled_ms else ""
     parts += [("time       ", "dim"), f"{one.duration_ms:.3f} ms{first}{stalled}\n"]
     parts += [("answer     ", "dim"), f"{one.tag or '-'}, {one.rows:,} rows, {one.bytes:,} bytes\n"]
     transaction = f"transaction {one.transaction}" if one.transaction else "autocommit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -26,11 +27,12 @@ from tests.end_to_end.watching import (
     settled,
     wait_for,
 )
-from tests.end_to_end.wire import SYNC, Client, execute, frame, kinds, parse, query, sqlstate
+from tests.end_to_end.wire import FLUSH, SYNC, Client, bind, execute, frame, kinds, parse, query, sqlstate
 
 GIGABYTE = 1_000_000_000
 ENDLESS = "SELECT repeat('x', 1000), generate_series(1, 100000000)"
 """Rows that the server makes as they are taken: a function in FROM would fill its disk first."""
+MEGABYTES = "SELECT repeat('x', 1000000) FROM generate_series(1, 30)"
 LONG = 180.0
 """Seconds that a server on a busy machine may need to copy a gigabyte about."""
 
@@ -154,16 +156,39 @@ def test_one_message_of_a_gigabyte_each_way(trusting: Database, serve: Serve) ->
     await_count(served, before + 2)
 
 
-def test_a_slow_reader_is_not_a_slow_query(trusting: Database, serve: Serve) -> None:
+def slow_with_a_query(client: Client) -> None:
+    client.send(query(MEGABYTES))
+    time.sleep(2.0)
+    client.until(b"Z")
+
+
+def slow_with_a_portal(client: Client) -> None:
+    client.send(parse(MEGABYTES) + bind() + execute() + SYNC)
+    time.sleep(2.0)
+    client.until(b"Z")
+
+
+def slow_between_fetches(client: Client) -> None:
+    client.send(parse("SELECT generate_series(1, 30)") + bind() + execute(rows=10) + FLUSH)
+    for _ in range(2):
+        client.until(b"s")
+        time.sleep(1.0)
+        client.send(execute(rows=10) + FLUSH)
+    client.until(b"s")
+    client.send(execute() + SYNC)
+    client.until(b"Z")
+
+
+@pytest.mark.parametrize("slow", [slow_with_a_query, slow_with_a_portal, slow_between_fetches])
+def test_a_slow_reader_is_not_a_slow_query(trusting: Database, serve: Serve, slow: Callable[[Client], None]) -> None:
     served = serve(trusting)
     with Client(served.database) as client:
         client.login()
-        client.send(query("SELECT repeat('x', 1000000) FROM generate_series(1, 30)"))
-        time.sleep(2.0)
-        client.until(b"Z")
+        slow(client)
     await_count(served, 1)
     page = msgspec.json.decode(served.get("/api/v1/executions").content, type=ExecutionPage)
     (execution,) = page.items
+    assert execution.rows == 30
     assert execution.stalled_ms > 1_000
     assert execution.duration_ms < 1_000
     assert not [one for one in report(served).findings if one.rule == "slow-query"]

@@ -291,6 +291,28 @@ def test_a_portal_that_is_left_ended_with_its_last_rows() -> None:
     assert talk.executions[1].duration_ns == MS
 
 
+def test_what_passes_between_the_fetches_of_a_portal_is_the_clients_time() -> None:
+    talk = Talk().client(query("BEGIN")).server(complete("BEGIN"), ready("T"))
+    talk.client(parse("SELECT x"), bind(portal="p"), execute("p", 10), SYNC)
+    talk.server(PARSED, BOUND, rows(10), SUSPENDED, ready("T"))
+    talk.now += 600 * MS
+    talk.client(execute("p", 10), SYNC).server(rows(10), SUSPENDED, ready("T"))
+    talk.now += 300 * MS
+    talk.client(query("SELECT 'between'"))
+    talk.now += 50 * MS
+    talk.server(complete("SELECT 1"), ready("T"))
+    talk.client(execute("p", 10), SYNC).server(rows(3), complete("SELECT 3"), ready("T"))
+    fetched = talk.executions[-1]
+    assert (fetched.rows, fetched.duration_ns) == (23, 3 * MS)
+    assert fetched.stalled_ns == fetched.ended_ns - fetched.started_ns - 3 * MS
+
+
+def test_fetches_that_were_asked_for_ahead_have_no_pause() -> None:
+    talk = Talk().client(parse("SELECT x"), bind(), execute("", 10), execute("", 10), SYNC)
+    talk.server(PARSED, BOUND, rows(10), SUSPENDED).server(rows(5), complete("SELECT 5"), ready())
+    assert (talk.only.duration_ns, talk.only.stalled_ns) == (2 * MS, 0)
+
+
 def test_a_name_is_resolved_when_the_server_gets_to_it() -> None:
     talk = Talk().client(parse("SELECT 'one'", "s"), bind(name="s"), execute(), close("s"), parse("SELECT 'two'", "s"))
     talk.client(bind(name="s"), execute(), SYNC)
@@ -431,6 +453,14 @@ def test_times_of_a_pipeline_follow_each_other_and_stalls_are_apart() -> None:
     assert first.duration_ns == 10 * MS
     assert second.started_ns == first.ended_ns
     assert (second.duration_ns, second.stalled_ns) == (2 * MS, 3 * MS)
+
+
+def test_a_stall_belongs_to_the_portal_that_was_not_read() -> None:
+    talk = Talk().client(parse("SELECT x"), bind(), execute(), SYNC).server(PARSED, BOUND, rows(10))
+    talk.now += 4 * MS
+    talk.session.stalled(4 * MS, talk.now)
+    talk.server(rows(10), complete("SELECT 20"), ready())
+    assert (talk.only.duration_ns, talk.only.stalled_ns) == (2 * MS, 4 * MS)
 
 
 def test_client_encoding_and_bytes_that_are_none() -> None:

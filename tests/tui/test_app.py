@@ -77,6 +77,7 @@ def test_a_row_is_drawn_when_the_cursor_knows_it_and_not_before() -> None:
 
     async def test() -> None:
         async with serving() as server, dashboard(server) as (app, pilot):
+            await settled(app, lambda: "session s at" in screen(app) and not app._changed)
             rows = [execution(1, "SELECT 'drawn'")]
             app._live.show(rows)
             rows.append(execution(2, "SELECT 'not yet'"))
