@@ -47,6 +47,7 @@ COMPILED = (
     "analyzers/origin.py",
     "analyzers/parameters.py",
     "analyzers/parents.py",
+    "analyzers/pools.py",
     "analyzers/repetition.py",
     "analyzers/samples.py",
     "analyzers/slow_query.py",

@@ -22,16 +22,6 @@ class Body(NamedTuple):
     loops: tuple[Repetition, ...]
 
     @property
-    def executions(self) -> int:
-        """Of all loops."""
-        return sum(len(loop.executions) for loop in self.loops)
-
-    @property
-    def total_ns(self) -> int:
-        """Server time of all loops."""
-        return sum(loop.total_ns for loop in self.loops)
-
-    @property
     def overlaps(self) -> bool:
         """True where a turn began before the one before it ended: they ran side by side."""
         turns = self.loops[0].executions

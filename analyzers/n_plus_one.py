@@ -36,6 +36,7 @@ from pgtattle.proxy.schema import (
 
 MANY: Final = 10
 LONG_NS: Final = 50_000_000
+MAX_TOLD: Final = 10_000
 MAX_REWRITTEN: Final = 5
 """Loops of a body for which one query is looked for."""
 
@@ -71,6 +72,8 @@ class NPlusOne(Analyzer):
         self._keys = keys
         self._scaling = Scaling()
         self._rewrites = Rewrites()
+        self._told: set[int] = set()
+        self._told_before: set[int] = set()
 
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of a complete unit, and questions about what would replace them."""
@@ -84,17 +87,32 @@ class NPlusOne(Analyzer):
     def of(self, unit: Unit, loops: list[Repetition], *, side_by_side: bool = False) -> Iterator[Outcome]:
         """The findings for loops of a unit, and questions about what would replace them.
 
-        `side_by_side`: the turns ran on several connections, and more than their order joined them (`fan_out`).
+        A turn is counted once, whatever it is a turn of. `side_by_side`: the turns ran on several connections, and more
+        than their order joined them (`fan_out`).
         """
         tables = self._repetitions.tables
         for body in bodies(loops):
+            fresh = [one for loop in body.loops for one in loop.executions if not self.told(one)]
+            if not fresh:
+                continue
+            if unit.confidence != "strong":
+                self._remember(fresh)
             about = _about(unit, body, self._scale(unit, body.loops[0]), tables, side_by_side)
             # The values of a walk are not known before it, so that no list of them can be asked for.
             shown = [loop for loop in body.loops[:MAX_REWRITTEN] if not loop.walk]
             candidates = [found for loop in shown if (found := self._candidate(loop)) is not None]
-            finding, questions = self._rewrites.suggest(_finding(unit, body, about, tables), candidates)
+            finding, questions = self._rewrites.suggest(_finding(unit, body, about, tables, fresh), candidates)
             yield finding
             yield from questions
+
+    def told(self, execution: Execution) -> bool:
+        """True for a turn of a loop that was told of lately, without a request's own id."""
+        return execution.id in self._told or execution.id in self._told_before
+
+    def _remember(self, turns: list[Execution]) -> None:
+        if len(self._told) >= MAX_TOLD:
+            self._told, self._told_before = set(), self._told
+        self._told.update([execution.id for execution in turns])
 
     def _candidate(self, loop: Repetition) -> Candidate | None:
         """One query for all turns of a loop, where there is one."""
@@ -194,7 +212,7 @@ def _has_borders(unit: Unit, body: Body) -> bool:
     return borders >= MOST * (begun - 1)
 
 
-def _finding(unit: Unit, body: Body, about: _About, tables: Tables) -> Finding:
+def _finding(unit: Unit, body: Body, about: _About, tables: Tables, fresh: list[Execution]) -> Finding:
     loop = body.loops[0]
     found = None if loop.walk else loop.parent
     connections = _connections(body)
@@ -214,8 +232,8 @@ def _finding(unit: Unit, body: Body, about: _About, tables: Tables) -> Finding:
         title=f"{counts} executions of {queries} on {names} in one {place}{route}",
         fingerprints=tuple(one.statement.fingerprint for one in body.loops),
         sql=loop.statement.sql,
-        count=body.executions,
-        total_ns=body.total_ns,
+        count=len(fresh),
+        total_ns=sum(execution.duration_ns for execution in fresh),
         unit=UnitRef(
             kind=unit.kind,
             key=unit.key,
