@@ -67,7 +67,7 @@ class _Rewrite:
         self.sql, self.status, self.words = "", "unverified", ""
         if answer.refused:
             return
-        self.sql = answer.question.rewritten
+        self.sql = _renumbered(answer.question.rewritten)
         if answer.error:
             return
         try:
@@ -156,7 +156,10 @@ class Rewrites:
         status: SuggestionStatus = "verified"
         if any(one != "verified" for one in statuses):
             status = "unverified" if "unverified" in statuses else "partly"
-        words = " ".join(dict.fromkeys((text, *(rewrite.words for rewrite in shown if rewrite.words))))
+        remarks = [rewrite.words for rewrite in shown if rewrite.words]
+        if any(" GROUP BY " in rewrite.sql for rewrite in shown):
+            remarks.append("A value that no row has is missing from its answer.")
+        words = " ".join(dict.fromkeys((text, *remarks)))
         return Suggestion(text=words, sql=";\n".join(rewrite.sql for rewrite in shown), status=status)
 
 
@@ -164,6 +167,14 @@ def _referred(sql: str, values: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
     """The values, those that the statement no longer has a place for being NULLs of a type: it would be asked for."""
     places = {int(number) for number in _PLACEHOLDER.findall(sql)}
     return tuple(value if place in places else Parameter(TEXT, None) for place, value in enumerate(values, start=1))
+
+
+def _renumbered(sql: str) -> str:
+    """The statement with its placeholders counted from 1: the server asks for the type of one that is skipped."""
+    places = {
+        number: place for place, number in enumerate(sorted({int(one) for one in _PLACEHOLDER.findall(sql)}), start=1)
+    }
+    return _PLACEHOLDER.sub(lambda found: f"${places[int(found[1])]}", sql)
 
 
 def array_of(executions: Sequence[Execution], number: int) -> tuple[Parameter, ...]:

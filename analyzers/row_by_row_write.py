@@ -33,9 +33,9 @@ LOOK_BEFORE: Final = 4
 _COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE"))
 _INTEGER: Final = re.compile(r"-?\d+")
 _NUMERIC: Final = re.compile(r"-?\d+\.\d+")
-# pg_type.dat
+# pg_type.dat. Of integers drivers take the smallest that a value fits in.
 _TYPES: Final = {
-    16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 25: "text", 700: "real", 701: "double precision",
+    16: "boolean", 20: "bigint", 21: "bigint", 23: "bigint", 25: "text", 700: "real", 701: "double precision",
     1043: "varchar", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
 }  # fmt: skip
 _LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": "text"}
@@ -265,7 +265,6 @@ def _type_of(kinds: set[int | str]) -> str:
         (kind,) = kinds
         return _TYPES.get(kind, "") if isinstance(kind, int) else _LITERALS.get(kind, "")
     if kinds and kinds <= {20, 21, 23}:
-        # A driver that takes the smallest that a value fits in.
         return "bigint"
     return "numeric" if kinds == {"integer", "numeric"} else ""
 

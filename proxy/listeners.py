@@ -117,10 +117,11 @@ class Door:
         self._open()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more: who comes from now on is refused by the kernel, and does not wait for an answer."""
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listening)
+        self._listening.close()
 
     def _open(self) -> None:
         self._timer = None

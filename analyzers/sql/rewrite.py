@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 MAX_LENGTH: Final = 4_000
 
-# Types whose array a driver passes as it passes one: of a text nobody knows what it stands for.
-_TYPES: Final = {20: "bigint", 21: "smallint", 23: "integer", 1082: "date", 1700: "numeric", 2950: "uuid"}
+# Types whose array a driver passes as it passes one: of a text nobody knows what it stands for. Of integers drivers
+# take the smallest that a value fits in.
+_TYPES: Final = {20: "bigint", 21: "bigint", 23: "bigint", 1082: "date", 1700: "numeric", 2950: "uuid"}
 _SLOT: Final = "pgtattle_slot_"
 _PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 _BACK: Final = re.compile(_SLOT + r"(\d+)", re.I)

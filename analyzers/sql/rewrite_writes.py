@@ -129,7 +129,10 @@ def _update(tree: exp.Update, types: Mapping[int, str], varying: Collection[int]
         changed.add(one.this.name)
     if not key or changed & {column.name for column in where.find_all(exp.Column)}:
         return None
-    wanted = _wanted(tree, types, [one.this for one in tree.expressions])
+    # What is a whole number in all turns may go to a column that takes others; the server casts what is assigned.
+    told = {_number(column) for column in where.find_all(exp.Column)}
+    numeric = {number: "numeric" for number, type_ in types.items() if type_ == "bigint" and number not in told}
+    wanted = _wanted(tree, {**types, **numeric}, [one.this for one in tree.expressions])
     if not wanted:
         return None
     tree.set("from_", exp.From(this=exp.to_table(_ROWS)))
