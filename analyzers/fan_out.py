@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.n_plus_one import NPlusOne
 from pgtattle.analyzers.pools import Pool, Pools
-from pgtattle.analyzers.repetition import Repetition, Repetitions, is_catalogue, is_tool
+from pgtattle.analyzers.repetition import Repetition, Repetitions, is_catalogue
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.values import MOST
@@ -67,10 +67,9 @@ class FanOut(Analyzer):
 
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """Turns and their drivers have no name of their own, and no pooler mixes their connection's clients."""
-        connection = unit.executions[0].connection
-        if unit.confidence == "strong" or unit.pooled or is_tool(connection.application):
+        pool = self._pools.of(unit.executions[0].connection)
+        if unit.confidence == "strong" or unit.pooled or pool.ignored:
             return ()
-        pool = self._pools.of(connection)
         for execution in unit.executions:
             if execution.started_ns >= pool.muted_ns:
                 pool.nameless(execution)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
+from pgtattle.analyzers.repetition import is_tool
 from pgtattle.proxy.events import Connection
 from pgtattle.proxy.execution import Execution
 
@@ -27,13 +28,17 @@ Seen = tuple[int, int, Execution]
 
 
 class Pool:
-    """The executions of some seconds by their start. `drivers` are results whose rows may have driven a loop."""
+    """The executions of some seconds by their start; none where it is `ignored`. `drivers` are results whose rows may
+    have driven a loop.
+    """
 
     __slots__ = (
-        "_driven", "_forgotten_ns", "_hold_ns", "_nameless", "_seen", "_sorted", "_strays", "drivers", "muted_ns",
+        "_driven", "_forgotten_ns", "_hold_ns", "_nameless", "_seen", "_sorted", "_strays", "drivers", "ignored",
+        "muted_ns",
     )  # fmt: skip
 
-    def __init__(self, hold_ns: int) -> None:
+    def __init__(self, hold_ns: int, ignored: bool) -> None:
+        self.ignored = ignored
         self.drivers: list[Execution] = []
         self.muted_ns = 0
         self._forgotten_ns = 0
@@ -46,7 +51,7 @@ class Pool:
 
     def add(self, execution: Execution) -> None:
         """An execution; with too many of them the pool is mute until all that were under way are past."""
-        if execution.started_ns < self.muted_ns:
+        if self.ignored or execution.started_ns < self.muted_ns:
             return
         if len(self._seen) >= MAX_HELD:
             self._seen.clear()
@@ -103,7 +108,7 @@ class Pool:
 
 
 class Pools:
-    """The pools of all applications, each held for `hold_ns`."""
+    """The pools of all applications, each held for `hold_ns`; those of tools are ignored."""
 
     def __init__(self, hold_ns: int) -> None:
         self._hold_ns = hold_ns
@@ -116,7 +121,7 @@ class Pools:
         if known is not None and known[0] is connection:
             return known[1]
         key = (connection.client_host, connection.application, connection.user, connection.database)
-        pool = self._pools.pop(key, None) or Pool(self._hold_ns)
+        pool = self._pools.pop(key, None) or Pool(self._hold_ns, is_tool(connection.application))
         if len(self._pools) >= MAX_POOLS:
             del self._pools[next(iter(self._pools))]
             self._known.clear()

@@ -6,6 +6,7 @@ client took to read, which is not the server's. DDL, transaction control and ses
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
@@ -23,6 +24,15 @@ OFTEN: Final = 0.05
 FAR: Final = 10
 
 _WATCHED: Final = frozenset(("read", "write", "copy"))
+_FROM_CLIENT: Final = re.compile(r"\s*copy\b.*\bfrom\s+stdin\b", re.IGNORECASE | re.DOTALL)
+"""As long as the client takes to send its rows."""
+_ADVICE: Final = (
+    "Look at its plan with EXPLAIN (ANALYZE, BUFFERS) on the slowest values: a missing index, a bad estimate, a lock it "
+    "waited for, or more rows than the caller needs."
+)
+_COPY_ADVICE: Final = (
+    "EXPLAIN knows no COPY: look at the plan of the query that it copies, or copy fewer rows and columns."
+)
 
 
 class _Seen:
@@ -64,7 +74,7 @@ class SlowQuery(Analyzer):
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count an execution; the finding when it is over the target and tells something new."""
         statement = execution.text.statement
-        if statement.kind not in _WATCHED:
+        if statement.kind not in _WATCHED or (statement.kind == "copy" and _FROM_CLIENT.match(statement.sql)):
             return ()
         seen = self._seen.get(statement.fingerprint)
         if seen is None:
@@ -117,10 +127,7 @@ class SlowQuery(Analyzer):
                 max_ms=seen.max_ns / 1e6,
                 rows=seen.rows,
             ),
-            suggestion=Suggestion(
-                text="Look at its plan with EXPLAIN (ANALYZE, BUFFERS) on the slowest values: a missing index, a bad "
-                "estimate, a lock it waited for, or more rows than the caller needs."
-            ),
+            suggestion=Suggestion(text=_COPY_ADVICE if statement.kind == "copy" else _ADVICE),
             at_ns=execution.ended_ns,
             cumulative=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import socket
 import sys
@@ -21,6 +22,16 @@ from pgtattle.proxy.settings import RuleSettings, Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PASSWORD_VARIABLES = {"upstream": "PGPASSWORD", "analyze_dsn": "PGTATTLE_ANALYZE_DSN"}
+
+
+class _Seconds(click.FloatRange):
+    """A time that ends: neither nan nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def _option(*names: str, **more: Any) -> Callable[[_Command], _Command]:
@@ -95,7 +106,7 @@ _REPORT = _option(
 _PROXY = (
     _option(
         "--drain",
-        type=float,
+        type=_Seconds(min=0),
         default=30.0,
         show_default=True,
         metavar="SECONDS",
@@ -128,7 +139,7 @@ _PROXY = (
     ),
     _option(
         "--login-timeout",
-        type=click.FloatRange(min=0.1),
+        type=_Seconds(min=0.1),
         default=60.0,
         show_default=True,
         metavar="SECONDS",
@@ -136,7 +147,7 @@ _PROXY = (
     ),
     _option(
         "--idle-timeout",
-        type=click.FloatRange(min=0),
+        type=_Seconds(min=0),
         default=0.0,
         metavar="SECONDS",
         help="End sessions that do nothing for so long between transactions; 0: never.",
@@ -267,9 +278,7 @@ def tui(url: str, token_file: str) -> None:
 
 @main.command()
 @click.option("--headless", is_flag=True, help="Print a report instead of opening the dashboard.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=1), help="How long; default: 10 without a terminal, else until you quit."
-)
+@click.option("--seconds", type=_Seconds(min=1), help="How long; default: 10 without a terminal, else until you quit.")
 @_REPORT
 def demo(headless: bool, seconds: float | None, report: tuple[str, ...]) -> None:
     """See it work: an embedded PostgreSQL, a bookshop with mistakes, and the dashboard. Needs no set-up."""

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from pgtattle.proxy import log
-from pgtattle.proxy.environment import child_environment
+from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import UsageError
 from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
@@ -71,6 +71,7 @@ async def run(
 ) -> int:
     """Profile a command: its PostgreSQL is the proxy. Raises UpstreamUnreachable before it starts anything."""
     check_outputs(outputs)
+    check_variables(set_env)
     baseline = read_baseline(Path(gate.baseline)) if gate.baseline and not gate.update else {}
     log.configure(settings.log_format, settings.log_file, "warning")
     async with _proxy(settings) as proxy:
@@ -91,7 +92,8 @@ async def run(
     except UsageError as error:
         say(f"pgtattle: {error}")
         missing = INCOMPLETE
-    return code or _judge(report, gate, baseline) or missing
+    judged = _judge(report, gate, baseline, failed=bool(code))
+    return code or judged or missing
 
 
 async def watch(settings: Settings) -> int:
@@ -141,6 +143,14 @@ def check_outputs(outputs: Sequence[Output]) -> None:
             raise UsageError(f"--report {output.format}={output.path}: the folder {folder} cannot be written to")
 
 
+def check_variables(names: Sequence[str]) -> None:
+    """Raise UsageError for a variable that cannot be rewritten: the command would go past the proxy."""
+    for name in names:
+        if not is_url(os.environ.get(name, "")):
+            what = "is no postgresql:// URL" if name in os.environ else "is not set"
+            raise UsageError(f"--set-env {name}: {what} here; set it to the database's URL, as the command wants it")
+
+
 def write(outputs: Sequence[Output], report: Report) -> None:
     """Write the reports. Raises UsageError, which names those that could not be written, after the others are."""
     from pgtattle.analyzers.reports import FORMATS
@@ -164,10 +174,14 @@ def exit_code(returned: int) -> int:
     return 128 - returned if returned < 0 else returned
 
 
-def _judge(report: Report, gate: Gate, baseline: dict[str, str]) -> int:
-    if gate.update and gate.baseline:
+def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool) -> int:
+    """Say what was found, and give the exit code for it. What a command that `failed` did is no baseline."""
+    if gate.update and gate.baseline and failed:
+        say(f"pgtattle: {gate.baseline} is not updated: the command failed")
+    elif gate.update and gate.baseline:
         write_baseline(Path(gate.baseline), report.findings)
         baseline = read_baseline(Path(gate.baseline))
+        say(f"pgtattle: findings that {gate.baseline} excuses now: {len(baseline)}")
     verdict = judge(report.findings, gate.fail_on, baseline)
     session = report.session
     say(
@@ -176,6 +190,11 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str]) -> int:
         if gate.fail_on != "never"
         else f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings"
     )
+    if not session.executions:
+        say(
+            "pgtattle: nothing was asked through it. Does the command connect by DATABASE_URL or PGHOST and PGPORT?"
+            " --set-env NAME rewrites the URL in another variable"
+        )
     for finding in report.findings:
         mark = "excused" if finding in verdict.excused else finding.severity
         say(f"  {mark:8} {finding.rule}: {finding.title}")

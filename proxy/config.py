@@ -75,14 +75,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def read_token(path: str) -> str:
-    """The API's token: the file's first line. Raises UsageError for a file that others may read or that is empty."""
+    """The API's token: the file's first line. Raises UsageError for a file that others may read or that has none."""
     try:
         file = Path(path)
-        if file.stat().st_mode & 0o007:
+        if file.is_file() and file.stat().st_mode & 0o007:
             raise UsageError(f"--token-file {path}: others may read it; run chmod 600 {path}")
-        token = file.read_text(encoding="utf-8").strip()
+        token = file.read_text(encoding="ascii").strip()
     except OSError as error:
         raise UsageError(f"--token-file {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"--token-file {path}: a token is ASCII text, on one line") from None
     if len(token) < 16:
         raise UsageError(f"--token-file {path}: a token needs 16 characters or more")
     return token
@@ -112,8 +114,6 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
         raise UsageError(
             f"--api {api}: others could reach it; give --token-file, or keep it on 127.0.0.1 (see --metrics)"
         )
-    if not options.get("drain", 0) >= 0:
-        raise UsageError("--drain takes seconds, 0 or more")
     analyze = options.get("analyze_dsn") or ""
     return Settings(
         upstream=upstream,

@@ -9,6 +9,12 @@ from urllib.parse import parse_qsl, quote, urlencode
 from pgtattle.proxy.settings import Upstream
 
 _REMOVED = ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGTATTLE_UPSTREAM", "PGREQUIRESSL", "PGSSLNEGOTIATION")
+_URL = re.compile(r"((?:postgres|postgresql)(?:\+(\w+))?)://([^/?]*)(/[^?]*)?(?:\?(.*))?")
+
+
+def is_url(text: str) -> bool:
+    """True for the URL of a PostgreSQL database."""
+    return _URL.fullmatch(text) is not None
 
 
 def child_environment(
@@ -42,7 +48,7 @@ def rewrite_url(url: str, host: str, port: int) -> str:
 
     `sslmode` is set where the driver knows it (libpq's), `ssl` where it was given (asyncpg, pg8000).
     """
-    match = re.fullmatch(r"((?:postgres|postgresql)(?:\+(\w+))?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", url)
+    match = _URL.fullmatch(url)
     if match is None:
         return url
     scheme, driver, authority, path, query = match.groups()

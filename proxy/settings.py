@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 OWN_ROOT: Final = "~/.postgresql/root.crt"
 """Where libpq looks for the authorities to believe."""
 
 Values = Literal["hidden", "redacted", "full"]
 Mode = Literal["profile", "opaque"]
+Many = Annotated[int, Meta(ge=2)]
+"""So many executions that they repeat each other."""
+Milliseconds = Annotated[float, Meta(gt=0)]
 SslMode = Literal["", "disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -77,14 +80,14 @@ class RuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Thresholds of the rules: `[rules]` in the configuration file."""
 
     disable: tuple[str, ...] = ()
-    n_plus_one_min: int = 5
-    repeated_read_min: int = 5
-    row_by_row_write_min: int = 10
-    chatty_unit_queries: int = 100
-    chatty_unit_ms: float = 2_000.0
+    n_plus_one_min: Many = 5
+    repeated_read_min: Many = 5
+    row_by_row_write_min: Many = 10
+    chatty_unit_queries: Many = 100
+    chatty_unit_ms: Milliseconds = 2_000.0
     chatty_unit_routes: dict[str, Budget] = {}
-    slow_query_ms: float = 500.0
-    missing_index_min_rows: int = 10_000
+    slow_query_ms: Milliseconds = 500.0
+    missing_index_min_rows: Annotated[int, Meta(ge=0)] = 10_000
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -199,13 +199,22 @@ def test_findings_fail_the_run_unless_the_baseline_excuses_them(database: Databa
     assert run(database, loop, "--fail-on", "never").returncode == 0
     assert run(database, loop, "--fail-on", "critical").returncode == 0
     baseline = tmp_path / "baseline.toml"
-    assert run(database, loop, "--baseline", str(baseline), "--update-baseline").returncode == 0
+    broken = run(database, loop + "\nraise SystemExit(9)", "--baseline", str(baseline), "--update-baseline")
+    assert broken.returncode == 9
+    assert "is not updated: the command failed" in broken.stderr
+    assert "n-plus-one" in broken.stderr
+    assert not baseline.exists()
+    updated = run(database, loop, "--baseline", str(baseline), "--update-baseline")
+    assert updated.returncode == 0
+    assert "excuses now: 1" in updated.stderr
     excused = run(database, loop, "--baseline", str(baseline))
     assert excused.returncode == 0
     assert "excused" in excused.stderr
     stale = run(database, "pass", "--baseline", str(baseline))
     assert stale.returncode == 0
     assert "stale" in stale.stderr
+    assert "nothing was asked through it" in stale.stderr
+    assert "nothing was asked through it" not in excused.stderr
 
 
 def test_signals_reach_the_command_and_the_report_is_written(database: Database, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_demo_opens_the_dashboard_on_a_terminal_and_leaves_nothing(folder: P
 
 
 def test_the_demo_on_a_terminal_ends_by_itself_when_told_how_long(folder: Path) -> None:
-    with terminal([*PGTATTLE, "demo", "--seconds", "3"], folder) as shown:
+    with terminal([*PGTATTLE, "demo", "--seconds", "10"], folder) as shown:
         shown.until(DASHBOARD)
         assert shown.wait() == 0
     assert list(folder.iterdir()) == []

@@ -57,12 +57,14 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         ('lisen = "127.0.0.1:1"', ["pgtattle.toml", "'lisen'", "did you mean 'listen'"]),
         ("[rules]\nslow-query-mss = 1", ["[rules]", "slow-query-mss", "did you mean 'slow-query-ms'"]),
         ("[rules]\nslow-query-ms = 'x'", ["[rules]", "slow-query-ms"]),
+        ("[rules]\nn-plus-one-min = 1", ["[rules]", "n-plus-one-min", ">= 2"]),
+        ("[rules]\nslow-query-ms = -1", ["[rules]", "slow-query-ms", "> 0"]),
         ("listen = [", ["pgtattle.toml is no TOML"]),
         ("listen = 5", ["pgtattle.toml", "listen", "in quotes"]),
         ("rules = 5", ["pgtattle.toml", "[rules]"]),
         ("allow-plain = 5", ["pgtattle.toml", "allow-plain", "boolean"]),
         ("drain = 'long'", ["pgtattle.toml", "drain"]),
-        ("drain = nan", ["--drain"]),
+        ("drain = nan", ["pgtattle.toml", "drain", "no number of seconds"]),
         ('command = "x"', ["unknown key 'command'"]),
         ('values = "all"', ["values", "redacted"]),
     ],
@@ -95,6 +97,10 @@ def test_a_bad_file_is_exit_2_and_names_what_is_right(tmp_path: Path, content: s
         (["run", "--upstream", UPSTREAM, "--report", "json=/absent/x", "--", "true"], "/absent"),
         (["run", "--upstream", UPSTREAM, "--update-baseline", "--", "true"], "--baseline"),
         (["run", "--upstream", UPSTREAM, "--baseline", "absent", "--", "true"], "no such file"),
+        (["run", "--upstream", UPSTREAM, "--set-env", "ABSENT_URL", "--", "true"], "ABSENT_URL: is not set"),
+        (["run", "--upstream", UPSTREAM, "--set-env", "PATH", "--", "true"], "PATH: is no postgresql:// URL"),
+        (["demo", "--headless", "--seconds", "nan"], "is no number of seconds"),
+        (["serve", "--upstream", UPSTREAM, "--idle-timeout", "inf"], "is no number of seconds"),
         (["tui", "ftp://x"], "http://HOST:PORT"),
     ],
 )
@@ -151,6 +157,11 @@ def test_tokens_are_private_and_long(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="chmod 600"):
         config.read_token(str(file))
     file.chmod(0o600)
+    file.write_bytes(b"\xff\xfe0123456789abcdef")
+    with pytest.raises(UsageError, match="ASCII"):
+        config.read_token(str(file))
+    with pytest.raises(UsageError, match="directory"):
+        config.read_token(str(tmp_path))
     file.write_text("short")
     with pytest.raises(UsageError, match="16 characters"):
         config.read_token(str(file))
