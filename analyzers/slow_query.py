@@ -27,8 +27,8 @@ _WATCHED: Final = frozenset(("read", "write", "copy"))
 _FROM_CLIENT: Final = re.compile(r"\s*copy\b.*\bfrom\s+stdin\b", re.IGNORECASE | re.DOTALL)
 """As long as the client takes to send its rows."""
 _ADVICE: Final = (
-    "Look at its plan with EXPLAIN (ANALYZE, BUFFERS) on the slowest values: a missing index, a bad estimate, a lock it "
-    "waited for, or more rows than the caller needs."
+    "Look at its plan with EXPLAIN (ANALYZE, BUFFERS) on the slowest values: a missing index, a bad estimate, a lock "
+    "it waited for, or more rows than the caller needs."
 )
 _COPY_ADVICE: Final = (
     "EXPLAIN knows no COPY: look at the plan of the query that it copies, or copy fewer rows and columns."

@@ -13,7 +13,6 @@ Values = Literal["hidden", "redacted", "full"]
 Mode = Literal["profile", "opaque"]
 Many = Annotated[int, Meta(ge=2)]
 """So many executions that they repeat each other."""
-Milliseconds = Annotated[float, Meta(gt=0)]
 SslMode = Literal["", "disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -83,10 +82,10 @@ class RuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     n_plus_one_min: Many = 5
     repeated_read_min: Many = 5
     row_by_row_write_min: Many = 10
-    chatty_unit_queries: Many = 100
-    chatty_unit_ms: Milliseconds = 2_000.0
+    chatty_unit_queries: Annotated[int, Meta(ge=0)] = 100
+    chatty_unit_ms: Annotated[float, Meta(ge=0)] = 2_000.0
     chatty_unit_routes: dict[str, Budget] = {}
-    slow_query_ms: Milliseconds = 500.0
+    slow_query_ms: Annotated[float, Meta(gt=0)] = 500.0
     missing_index_min_rows: Annotated[int, Meta(ge=0)] = 10_000
 
 
