@@ -257,7 +257,7 @@ async def _serve(asgi: object, descriptor: int) -> None:
     config = uvicorn.Config(
         asgi,  # type: ignore[arg-type]
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # what a client does wrong is answered to it, not logged
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,

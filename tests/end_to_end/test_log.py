@@ -34,6 +34,10 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
         def ended(count: int) -> None:
             wait_for(lambda: len(lines(log)) == count, 10)
 
+        host, _, port = served.addresses["api"].rpartition(":")
+        with socket.create_connection((host, int(port)), 10) as raw:
+            raw.sendall(b"\x16\x03\x01 no request\r\n\r\n")
+            assert raw.recv(100).startswith(b"HTTP/1.1 400")
         with psycopg.connect(through.dsn, autocommit=True) as one:
             one.execute("SELECT 'value-4711'")
             with pytest.raises(psycopg.OperationalError, match="too many clients"):

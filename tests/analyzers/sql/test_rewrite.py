@@ -251,3 +251,9 @@ def test_nothing_where_it_could_be_wrong(sql: str) -> None:
 def test_hostile_text_gives_nothing() -> None:
     for sql in ("SELECT " + "(" * 2_000 + "1", "SELECT pgtattle_slot_1 FROM t WHERE a = $1", "", "$1"):
         assert for_all(sql, 1) == ""
+
+
+@pytest.mark.parametrize("oid", [20, 21, 23])
+def test_an_integer_is_not_what_one_value_fits_in(oid: int) -> None:
+    one = for_all("SELECT id FROM books WHERE author_id = $1 ORDER BY id LIMIT $2", 1, oid, counts=frozenset({(2, 2)}))
+    assert "UNNEST(CAST($1 AS BIGINT[]))" in one

@@ -189,3 +189,11 @@ def test_bound_parameters_go_as_they_came() -> None:
         slot.number: parameters[slot.parameter - 1].value for slot in text.slots
     }
     assert sorted(value.value or "" for value in arrays_of([one, one])) == ['{"7","7"}', "{NULL,NULL}"]
+
+
+def test_a_whole_number_may_go_to_a_column_that_takes_others() -> None:
+    """A driver's smallint, or a literal without a point, says nothing of the column that it is added to."""
+    sql = "UPDATE books SET price = price + $1 WHERE id = $2 AND sold = $3"
+    write = write_all(sql, ((1, "bigint"), (2, "bigint"), (3, "bigint")), frozenset((1, 2)))
+    assert write is not None
+    assert "unnest($1::numeric[], $2::bigint[], $3::bigint[])" in write.sql
