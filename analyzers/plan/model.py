@@ -1,7 +1,8 @@
-"""EXPLAIN (FORMAT JSON) as typed nodes. Texts of conditions are left out: they hold the values of somebody's query."""
+"""EXPLAIN (FORMAT JSON) as typed nodes. Of conditions only names are kept: they hold the values of somebody's query."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -10,9 +11,15 @@ from msgspec import Struct
 
 MAX_DEPTH: Final = 200
 
+_TEXT: Final = re.compile(r"'(?:[^']|'')*'")
+_NAME: Final = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_\x80-\uffff][\w$]*)')
+
 
 class Node(Struct, frozen=True):
-    """A plan node. `total_cost` is of all its runs together with its children, `rows` are the planner's estimate."""
+    """A plan node. `total_cost` is of all its runs together with its children, `rows` are the planner's estimate.
+
+    `filter_names` are all names in its filter: columns, and what else has one there.
+    """
 
     kind: str
     relation: str
@@ -22,6 +29,7 @@ class Node(Struct, frozen=True):
     startup_cost: float
     total_cost: float
     filtered: bool
+    filter_names: frozenset[str]
     children: tuple[Node, ...]
 
     def walk(self) -> Iterator[Node]:
@@ -52,5 +60,11 @@ def _node(plan: dict[str, Any], depth: int) -> Node:
         startup_cost=float(plan.get("Startup Cost", 0)),
         total_cost=float(plan.get("Total Cost", 0)),
         filtered="Filter" in plan,
+        filter_names=_names(str(plan.get("Filter", ""))),
         children=tuple(_node(child, depth + 1) for child in plan.get("Plans", ())),
     )
+
+
+def _names(condition: str) -> frozenset[str]:
+    found = _NAME.finditer(_TEXT.sub("''", condition))
+    return frozenset(one[1].replace('""', '"') if one[1] else one[2] for one in found)

@@ -168,6 +168,21 @@ def test_without_hypopg_it_is_unverified(plain: Database) -> None:
     )
 
 
+def test_without_hypopg_only_what_the_scan_leaves_rows_out_by_is_believed(plain: Database) -> None:
+    """The key finds the rows of the first arm; it is no part of what the second one misses."""
+    sql = "SELECT id FROM people WHERE id = 7 AND mail = 'x' UNION SELECT id FROM people WHERE mail = 'id'"
+    (found,), _ = ask(plain, sql)
+    assert isinstance(found.evidence, IndexEvidence)
+    assert found.evidence.columns == ["mail"]
+
+
+def test_names_of_a_filter_are_not_those_in_its_texts() -> None:
+    plan = {"Node Type": "Seq Scan", "Filter": """((p."Odd Name" = 5) AND (city = 'it''s "mail" and id'::text))"""}
+    found = read(json.dumps([{"Plan": plan}]).encode()).filter_names
+    assert {"Odd Name", "city"} <= found
+    assert found.isdisjoint({"mail", "id", "it"})
+
+
 def test_nothing_is_asked_about_what_costs_nothing(plain: Database) -> None:
     assert ask(plain, "SELECT * FROM people WHERE mail = 'x'", ms=0.1) == ([], None)
 
