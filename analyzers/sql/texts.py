@@ -29,6 +29,11 @@ _KINDS: Final = {
     "COPY": "copy",
     "EMPTY": "empty",
 }
+_COMMANDS: Final = frozenset(_KINDS) | frozenset(
+    """ANALYZE CALL CHECKPOINT CLOSE CLUSTER DECLARE DO EXECUTE EXPLAIN IMPORT LOAD LOCK MOVE NOTIFY PREPARE REASSIGN
+    SECURITY VACUUM""".split()
+)
+"""Of PostgreSQL 18. What begins with another word is no statement, and the word may be anybody's."""
 _SAME: Final = {"START": "BEGIN", "END": "COMMIT", "ABORT": "ROLLBACK"}
 _VERBS: Final = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE"))
 _URL: Final = r"://[^\s/@:]{1,100}:[^\s@]{1,100}@"
@@ -207,7 +212,7 @@ def _following(tokens: list[Token], number: int) -> str:
 
 
 def _command(tokens: Sequence[Token]) -> str:
-    """The leading keyword in capitals; of WITH the verb of its main statement."""
+    """The leading keyword in capitals; of WITH the verb of its main statement. OTHER for what is no statement."""
     start = 0
     while start < len(tokens) and tokens[start].text == "(":
         start += 1
@@ -220,7 +225,8 @@ def _command(tokens: Sequence[Token]) -> str:
         return _main_verb(tokens, start + 1)
     if first == "PREPARE" and start + 1 < len(tokens) and capitals(tokens[start + 1].text) == "TRANSACTION":
         return "PREPARE TRANSACTION"
-    return _SAME.get(first, first)[:32]
+    first = _SAME.get(first, first)
+    return first if first in _COMMANDS else "OTHER"
 
 
 def _main_verb(tokens: Sequence[Token], start: int) -> str:

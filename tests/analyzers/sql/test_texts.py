@@ -157,6 +157,8 @@ def test_splitting(sql: str, expected: list[str]) -> None:
 
 
 COMMANDS = [
+    ("SELEC geheim", "OTHER", "utility"),
+    ("hunter2", "OTHER", "utility"),
     ("SELECT 1", "SELECT", "read"), ("(SELECT 1) UNION SELECT 2", "SELECT", "read"), ("VALUES (1)", "VALUES", "read"),
     ("WITH x AS (SELECT 1) SELECT * FROM x", "SELECT", "read"), ("TABLE t", "TABLE", "read"),
     ("WITH x AS (DELETE FROM t RETURNING *) INSERT INTO u SELECT * FROM x", "INSERT", "write"),
