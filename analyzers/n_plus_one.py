@@ -72,8 +72,8 @@ class NPlusOne(Analyzer):
         self._keys = keys
         self._scaling = Scaling()
         self._rewrites = Rewrites()
-        self._told: set[int] = set()
-        self._told_before: set[int] = set()
+        self._told: dict[int, Confidence] = {}
+        self._told_before: dict[int, Confidence] = {}
 
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of a complete unit, and questions about what would replace them."""
@@ -92,12 +92,16 @@ class NPlusOne(Analyzer):
         """
         tables = self._repetitions.tables
         for body in bodies(loops):
-            fresh = [one for loop in body.loops for one in loop.executions if not self.told(one)]
+            turns = [one for loop in body.loops for one in loop.executions]
+            fresh = [one for one in turns if not self.told(one)]
             if not fresh:
                 continue
+            joined: Confidence | None = None
+            if side_by_side:
+                joined = "proven" if any(self.told(one) == "proven" for one in turns) else "likely"
+            about = _about(unit, body, self._scale(unit, body.loops[0]), tables, joined)
             if unit.confidence != "strong":
-                self._remember(fresh)
-            about = _about(unit, body, self._scale(unit, body.loops[0]), tables, side_by_side)
+                self._remember(fresh, about.confidence)
             # The values of a walk are not known before it, so that no list of them can be asked for.
             shown = [loop for loop in body.loops[:MAX_REWRITTEN] if not loop.walk]
             candidates = [found for loop in shown if (found := self._candidate(loop)) is not None]
@@ -105,14 +109,15 @@ class NPlusOne(Analyzer):
             yield finding
             yield from questions
 
-    def told(self, execution: Execution) -> bool:
-        """True for a turn of a loop that was told of lately, without a request's own id."""
-        return execution.id in self._told or execution.id in self._told_before
+    def told(self, execution: Execution) -> Confidence | None:
+        """How surely an execution was told of lately as the turn of a loop without a request's id; None: it was not."""
+        return self._told.get(execution.id) or self._told_before.get(execution.id)
 
-    def _remember(self, turns: list[Execution]) -> None:
+    def _remember(self, turns: list[Execution], confidence: Confidence) -> None:
         if len(self._told) >= MAX_TOLD:
-            self._told, self._told_before = set(), self._told
-        self._told.update([execution.id for execution in turns])
+            self._told, self._told_before = {}, self._told
+        for execution in turns:
+            self._told[execution.id] = confidence
 
     def _candidate(self, loop: Repetition) -> Candidate | None:
         """One query for all turns of a loop, where there is one."""
@@ -155,7 +160,7 @@ def _heard(unit: Unit, loop: Repetition) -> bool:
     return enough and before is not None and before.rows >= loop.distinct
 
 
-def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, side_by_side: bool) -> _About:
+def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, joined: Confidence | None) -> _About:
     loop = body.loops[0]
     count = max(len(one.executions) for one in body.loops)
     before, found = loop.read_before, loop.parent
@@ -178,8 +183,9 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, side_by_side: b
             # The rows gave the values; that one request asked for both is not known.
             kinds = {"link" if one in ("key", "names") else one for one in proof}
             severity = "info" if loop.walk else "medium" if len(kinds) > 1 else "low"
-            if side_by_side:
-                severity, confidence = "low", "likely"
+            if joined is not None:
+                # What one connection showed is as sure as it was; the others' turns fill it up.
+                severity, confidence = (severity, joined) if joined == "proven" else ("low", joined)
             elif (found is not None and not found.in_order) or _has_borders(unit, body):
                 severity, confidence = "info", "candidate"
         else:
