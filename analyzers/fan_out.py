@@ -206,10 +206,8 @@ def _is_shared(pool: Pool, driver: Execution, turns: Sequence[Execution], connec
         return True
     if not driver.transaction:
         return False
-    own = (
-        one for one in pool.since(driver.started_ns, turns[-1].started_ns) if one.connection.id == driver.connection.id
-    )
-    return all(one.id == driver.id or one.started_ns < driver.started_ns for one in own)
+    meanwhile = pool.since(driver.started_ns, turns[-1].started_ns)
+    return all(one.id == driver.id or one.connection.id != driver.connection.id for one in meanwhile)
 
 
 def _asked_before(pool: Pool, driver: Execution, often: set[str]) -> bool:
