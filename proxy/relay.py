@@ -26,6 +26,7 @@ STALL_SECONDS: Final = 120.0
 """For a client that takes nothing of what is still to come."""
 POLL_SECONDS: Final = 0.05
 BUFFER_LIMIT: Final = 256 * 1024
+TERMINATE: Final = b"X\0\0\0\4"
 
 
 class Relay:
@@ -171,6 +172,14 @@ class Relay:
         if self.client is not None:
             self.client.write(error_response("FATAL", sqlstate, message, hint))
         self._close(reason)
+
+    def dismiss(self, sqlstate: str, message: str, reason: str) -> None:
+        """End an idle session in PostgreSQL's words for it, towards both sides; what is no session yet just ends."""
+        if self.server is None or self.line is None or not self.line.authenticated:
+            self._close(reason)
+            return
+        self.server.write(TERMINATE)
+        self.refuse(sqlstate, message, "", reason)
 
     # -- the ends ----------------------------------------------------------------------------------------------------
 

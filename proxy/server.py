@@ -32,7 +32,6 @@ from pgtattle.proxy.wire.control import RelayCounters
 _Result = TypeVar("_Result")
 
 QUIET_SECONDS: Final = 2.0
-TERMINATE: Final = b"X\0\0\0\4"
 UNEXPECTED: Final = frozenset(
     ("bad_startup", "direct_tls", "error", "login_timeout", "plain_refused", "refused", "tls_failed", "upstream")
 )
@@ -176,7 +175,7 @@ class Proxy:
         while self._relays and time.monotonic() < deadline:
             for relay in list(self._relays):
                 if relay.idle:
-                    relay.close("drain")
+                    relay.dismiss("57P01", "terminating connection: pgtattle is shutting down", "drain")
             self._ended.clear()
             try:
                 await asyncio.wait_for(self._ended.wait(), 0.02)
@@ -307,9 +306,8 @@ class Proxy:
                 before = moved.get(relay, (-1, now))
                 seen[relay] = before if before[0] == total else (total, now)
                 if now - seen[relay][1] >= seconds and relay.server is not None and relay.idle:
-                    relay.server.write(TERMINATE)
                     message = f"terminating connection due to idle timeout (pgtattle --idle-timeout {seconds:g})"
-                    relay.refuse("57P05", message, "", "idle_timeout")
+                    relay.dismiss("57P05", message, "idle_timeout")
             moved = seen
 
     # -- certificates ------------------------------------------------------------------------------------------------
