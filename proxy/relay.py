@@ -18,7 +18,7 @@ from pgtattle.proxy.pipe import Pipe
 from pgtattle.proxy.tap import Line
 from pgtattle.proxy.tls import SaslOffer
 from pgtattle.proxy.upstream import Endpoint
-from pgtattle.proxy.wire.startup import error_response
+from pgtattle.proxy.wire.startup import TERMINATE, error_response
 
 LINGER_SECONDS: Final = 10.0
 """For a side that was told of the end, and has nothing more to come, to go."""
@@ -26,7 +26,6 @@ STALL_SECONDS: Final = 120.0
 """For a client that takes nothing of what is still to come."""
 POLL_SECONDS: Final = 0.05
 BUFFER_LIMIT: Final = 256 * 1024
-TERMINATE: Final = b"X\0\0\0\4"
 
 
 class Relay:
@@ -174,12 +173,14 @@ class Relay:
         self._close(reason)
 
     def dismiss(self, sqlstate: str, message: str, reason: str) -> None:
-        """End an idle session in PostgreSQL's words for it, towards both sides; what is no session yet just ends."""
-        if self.server is None or self.line is None or not self.line.authenticated:
+        """End an idle session in PostgreSQL's words, to both sides, once; what is no session, or ends, just ends."""
+        client, server, line = self.client, self.server, self.line
+        ends = self._server_eof or client is None or client.is_closing()
+        if ends or server is None or line is None or not line.authenticated:
             self._close(reason)
-            return
-        self.server.write(TERMINATE)
-        self.refuse(sqlstate, message, "", reason)
+        else:
+            server.write(TERMINATE)
+            self.refuse(sqlstate, message, "", reason)
 
     # -- the ends ----------------------------------------------------------------------------------------------------
 

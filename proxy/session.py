@@ -91,8 +91,9 @@ class Session:
         return executions
 
     def stalled(self, duration_ns: int, at_ns: int) -> None:
-        """The client did not read for so long, up to `at_ns`."""
-        self._current().stalled_ns += duration_ns
+        """The client did not read for so long, up to `at_ns`; what was answered in full is no longer waited for."""
+        if self.busy:
+            self._current().stalled_ns += duration_ns
 
     def statement(self, frame: bytes) -> None:
         """A named statement that is live: its Parse frame."""

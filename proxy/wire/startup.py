@@ -1,4 +1,4 @@
-"""The packets before a session: they have no type byte, and decide what a connection is.
+"""The packets before a session: they have no type byte, and decide what a connection is. And the two that end one.
 
 Source: PostgreSQL, "Message Formats" (StartupMessage, CancelRequest, SSLRequest, GSSENCRequest) and
 `src/include/libpq/pqcomm.h` (MAX_STARTUP_PACKET_LENGTH).
@@ -16,6 +16,7 @@ MAX_STARTUP_PACKET: Final = 10_000
 CANCEL_REQUEST: Final = 80877102
 SSL_REQUEST: Final = 80877103
 GSSENC_REQUEST: Final = 80877104
+TERMINATE: Final = b"X\0\0\0\4"
 
 _HEAD = struct.Struct("!iI")
 

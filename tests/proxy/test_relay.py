@@ -15,6 +15,7 @@ from pgtattle.proxy.opening import Doorman, House
 from pgtattle.proxy.relay import ClientLeg, Relay
 from pgtattle.proxy.settings import Address, Upstream
 from pgtattle.proxy.tap import Line, Tap
+from pgtattle.proxy.wire.startup import TERMINATE, error_response
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
@@ -31,6 +32,7 @@ class Bench:
         self.house = house
         self.ended = ended
         self.tap = tap
+        self.relays: list[Relay] = []
         self.to_client = 0
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -66,7 +68,8 @@ async def relayed(script: Script | None) -> AsyncIterator[Bench]:
         ended.append(reason)
 
     def factory() -> asyncio.Protocol:
-        return ClientLeg(Relay(loop, 1, Doorman(house), gone))
+        bench.relays.append(Relay(loop, 1, Doorman(house), gone))
+        return ClientLeg(bench.relays[-1])
 
     bench = Bench(0, ended, tap, house)
     server = await loop.create_server(factory, "127.0.0.1", 0)
@@ -111,6 +114,32 @@ def test_encryption_is_refused_once_each_then_the_session_begins() -> None:
             assert await reader.readexactly(len(LOGIN)) == LOGIN
             assert got == [STARTUP]
             writer.close()
+
+    run(test())
+
+
+def test_an_idle_session_is_dismissed_once_however_often_it_is_told() -> None:
+    got: list[bytes] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        writer.write(LOGIN)
+        got.append(await reader.read())
+        writer.close()
+
+    async def test() -> None:
+        async with relayed(server) as bench:
+            reader, writer = await bench.client()
+            writer.write(STARTUP)
+            assert await reader.readexactly(len(LOGIN)) == LOGIN
+            for _ in range(3):
+                bench.relays[0].dismiss("57P01", "going", "drain")
+            assert await reader.read() == error_response("FATAL", "57P01", "going", "")
+            writer.close()
+            assert await bench.settled() == "drain"
+            while not got:
+                await asyncio.sleep(0.01)
+            assert got == [TERMINATE]
 
     run(test())
 

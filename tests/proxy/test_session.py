@@ -463,6 +463,15 @@ def test_a_stall_belongs_to_the_portal_that_was_not_read() -> None:
     assert (talk.only.duration_ns, talk.only.stalled_ns) == (2 * MS, 4 * MS)
 
 
+def test_a_stall_after_the_last_answer_is_not_the_next_querys() -> None:
+    talk = Talk().client(query("SELECT 1")).server(complete("SELECT 1"), ready())
+    talk.session.stalled(500 * MS, talk.now)
+    talk.client(query("SELECT 2"))
+    talk.now += 9 * MS
+    talk.server(complete("SELECT 1"), ready())
+    assert (talk.executions[1].duration_ns, talk.executions[1].stalled_ns) == (10 * MS, 0)
+
+
 def test_client_encoding_and_bytes_that_are_none() -> None:
     talk = Talk().server(frame("S", b"client_encoding\0LATIN1\0"))
     talk.client(frame("Q", "SELECT 'ö'".encode("latin-1") + b"\0")).server(complete("SELECT 1"), ready())
