@@ -19,6 +19,8 @@ from pgtattle.proxy.wire.startup import TERMINATE, error_response
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
+UNREAD = b"x" * 20_000_000
+"""More than the kernel holds between two sockets."""
 QUERY = b"Q\0\0\0\x0dselect 1\0"
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -118,7 +120,7 @@ def test_encryption_is_refused_once_each_then_the_session_begins() -> None:
     run(test())
 
 
-def test_an_idle_session_is_dismissed_once_however_often_it_is_told() -> None:
+def test_an_idle_session_is_dismissed_once_while_its_client_does_not_read() -> None:
     got: list[bytes] = []
 
     async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,9 +134,12 @@ def test_an_idle_session_is_dismissed_once_however_often_it_is_told() -> None:
             reader, writer = await bench.client()
             writer.write(STARTUP)
             assert await reader.readexactly(len(LOGIN)) == LOGIN
+            client = bench.relays[0].client
+            assert client is not None
+            client.write(UNREAD)
             for _ in range(3):
                 bench.relays[0].dismiss("57P01", "going", "drain")
-            assert await reader.read() == error_response("FATAL", "57P01", "going", "")
+            assert await reader.read() == UNREAD + error_response("FATAL", "57P01", "going", "")
             writer.close()
             assert await bench.settled() == "drain"
             while not got:
