@@ -17,7 +17,7 @@ ALTERNATE: Final = 0.8
 
 
 class Body(NamedTuple):
-    """Loops that one change would end; the first began first, and a nested one comes after the one it is in."""
+    """Loops that one change would end; `bodies` gives them in the order of their begin."""
 
     loops: tuple[Repetition, ...]
 

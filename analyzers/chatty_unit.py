@@ -48,6 +48,10 @@ class ChattyUnit(Analyzer):
             return ()
         return (self._finding(unit, [one.text.statement.sql for one in asked], queries, total_ns),)
 
+    def preview(self, unit: Unit) -> Iterable[Finding]:
+        """What can be said of it so far."""
+        return self.unit(unit)
+
     def _budget_of(self, route: str) -> tuple[int, int]:
         """Queries, and nanoseconds in the database."""
         own = self._routes.get(route, self._budget)
@@ -91,4 +95,5 @@ class ChattyUnit(Analyzer):
                 "its route's own in chatty-unit-routes."
             ),
             at_ns=unit.ended_ns,
+            unit_id=unit.id,
         )

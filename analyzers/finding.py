@@ -13,7 +13,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """One occurrence. `subject` and `route` make the id; `count` and `total_ns` are executions and their time.
 
     A `cumulative` finding's count, time and evidence stand for everything so far and replace the earlier ones; the
-    others add up.
+    others add up. `unit_id` is that of the one unit that it is about: until that is complete it may be said anew.
     """
 
     rule: str
@@ -31,6 +31,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     suggestion: Suggestion
     at_ns: int
     cumulative: bool = False
+    unit_id: str = ""
 
     @property
     def id(self) -> str:

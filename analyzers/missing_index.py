@@ -1,6 +1,7 @@
 """`missing-index`: a table is read whole to find a few rows, and an index would find them.
 
-Enters: executions that take time, later the planner's answer about one. Leaves: questions, and findings that the
+Enters: executions, later the planner's answer about one of a statement. Whether it is asked, and how grave it is, hangs
+on counts and plans, not on how long anything took. Leaves: questions, and findings that the
 plan supports. With HypoPG the planner itself must choose the index and be a fifth cheaper; without it the finding says
 `unverified`. Out of scope: selecting among indexes for a whole workload.
 """
@@ -24,8 +25,12 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import IndexEvidence, Severity, Suggestion
 from pgtattle.proxy.settings import RuleSettings
 
-ONE_SLOW_NS: Final = 5_000_000
-ALL_SLOW_NS: Final = 20_000_000
+AT_LEAST_NS: Final = 300_000
+"""No machine reads a table that is worth an index in less: what is quicker on any need not be asked about."""
+OFTEN: Final = 5
+"""Executions from which it is not `low`."""
+MUCH: Final = 10_000_000
+"""Rows read by all executions from which it is `high`."""
 ASK_AGAIN_NS: Final = 600_000_000_000
 MAX_WIDTH: Final = 3
 MAX_CANDIDATES: Final = 4
@@ -61,7 +66,7 @@ class MissingIndex(Analyzer):
         self._seen: Bounded[tuple[str, str], _Seen] = Bounded(10_000)
 
     def execution(self, execution: Execution) -> Iterable[Outcome]:
-        """Ask about a statement that takes time, once in ten minutes; repeat what was found as it goes on."""
+        """Ask about a statement once in ten minutes; repeat what was found as it goes on."""
         statement = execution.text.statement
         if statement.kind not in ("read", "write") or execution.sqlstate is not None:
             return ()
@@ -73,10 +78,10 @@ class MissingIndex(Analyzer):
         duration_ns = execution.duration_ns
         seen.executions += 1
         seen.total_ns += duration_ns
-        if seen.found is not None and seen.executions >= 2 * seen.said_at:
-            return (self._say(seen, execution.ended_ns),)
-        slow = duration_ns >= ONE_SLOW_NS or seen.total_ns >= ALL_SLOW_NS
-        if not slow or execution.ended_ns - seen.asked_ns < ASK_AGAIN_NS or seen.found is not None:
+        if seen.found is not None:
+            graver = _severity(seen.found, seen.executions) != seen.found.severity
+            return (self._say(seen, execution.ended_ns),) if graver or seen.executions >= 2 * seen.said_at else ()
+        if duration_ns < AT_LEAST_NS or execution.ended_ns - seen.asked_ns < ASK_AGAIN_NS:
             return ()
         if execution.text.truncated or any(parameter.truncated for parameter in execution.parameters):
             return ()
@@ -155,12 +160,18 @@ class MissingIndex(Analyzer):
         assert isinstance(seen.found.evidence, IndexEvidence)
         seen.said_at = seen.executions
         mean = seen.total_ns / seen.executions / 1e6
-        severity: Severity = "high" if mean >= 100 or seen.total_ns >= 1_000_000_000 else "medium"
+        severity = _severity(seen.found, seen.executions)
         evidence = replace(seen.found.evidence, executions=seen.executions, mean_ms=round(mean, 3))
         seen.found = replace(
             seen.found, count=seen.executions, total_ns=seen.total_ns, severity=severity, evidence=evidence, at_ns=at_ns
         )
         return seen.found
+
+
+def _severity(finding: Finding, executions: int) -> Severity:
+    evidence = finding.evidence
+    rows = executions * (evidence.table_rows if isinstance(evidence, IndexEvidence) else 0)
+    return "high" if rows >= MUCH else "medium" if executions >= OFTEN else "low"
 
 
 def _candidates(facts: Facts) -> Iterator[IndexCandidate]:

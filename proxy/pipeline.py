@@ -126,6 +126,8 @@ class Pipeline:
     def tick(self, now_ns: int) -> None:
         """All traffic up to `now_ns` was taken: complete the units that fell silent."""
         self._complete(self._units.tick(now_ns, self._busy))
+        for unit in self._units.show(now_ns, self._busy):
+            self._show(unit)
         for analyzer in self._analyzers:
             self._take(analyzer.tick(now_ns))
 
@@ -182,8 +184,19 @@ class Pipeline:
     def _complete(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self._store.units.add(unit)
+            self._store.end_preview(unit.id)
             for analyzer in self._analyzers:
                 self._take(analyzer.unit(unit))
+
+    def _show(self, unit: Unit) -> None:
+        self._store.units.add(unit)
+        self._store.begin_preview(unit.id)
+        for analyzer in self._analyzers:
+            for outcome in analyzer.preview(unit):
+                if isinstance(outcome, Finding):
+                    self._store.add_finding(outcome)
+                else:
+                    self._ask(outcome)
 
     def _take(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

@@ -87,6 +87,9 @@ class Store:
         self._totals: OrderedDict[str, _Totals] = OrderedDict()
         self._other: _Totals | None = None
         self._findings: OrderedDict[str, tuple[int, FindingView]] = OrderedDict()
+        # What is said of units that are not complete yet, and the findings as they are without it.
+        self._previews: dict[str, list[Finding]] = {}
+        self._settled: dict[str, FindingView | None] = {}
         self.units = UnitLog(self.anchor)
 
     @property
@@ -128,10 +131,42 @@ class Store:
         finding = cleaned(finding)
         if self._hidden:
             finding = replace(finding, evidence=without_lengths(finding.evidence))
-        known = self._findings.pop(finding.id, None)
-        view = _first(finding, self.anchor) if known is None else _merged(known[1], finding, self.anchor)
+        known = self._findings.get(finding.id)
+        shown = known[1] if known is not None else None
+        preview = self._previews.get(finding.unit_id)
+        if preview is not None:
+            preview.append(finding)
+            self._settled.setdefault(finding.id, shown)
+        elif finding.id in self._settled:
+            self._settled[finding.id] = _merged(self._settled[finding.id], finding, self.anchor)
+        return self._put(finding.id, _merged(shown, finding, self.anchor))
+
+    def begin_preview(self, unit: str) -> None:
+        """What is said of this unit from here on holds until it is said anew, or the unit is complete."""
+        self.end_preview(unit)
+        self._previews[unit] = []
+
+    def end_preview(self, unit: str) -> None:
+        """Forget what was said of a unit before it was complete."""
+        said = self._previews.pop(unit, None)
+        if not said:
+            return
+        for identity in dict.fromkeys(finding.id for finding in said):
+            view = self._settled[identity]
+            others = [each for preview in self._previews.values() for each in preview if each.id == identity]
+            for finding in others:
+                view = _merged(view, finding, self.anchor)
+            if not others:
+                del self._settled[identity]
+            if view is not None:
+                self._put(identity, view)
+            else:
+                self._findings.pop(identity, None)
+
+    def _put(self, identity: str, view: FindingView) -> FindingView:
+        self._findings.pop(identity, None)
         self.revision += 1
-        self._findings[finding.id] = (self.revision, view)
+        self._findings[identity] = (self.revision, view)
         if len(self._findings) > self._limits.findings:
             self._findings.popitem(last=False)
             self.evicted["findings"] += 1
@@ -325,8 +360,10 @@ def _first(finding: Finding, anchor: Anchor) -> FindingView:
     )
 
 
-def _merged(known: FindingView, finding: Finding, anchor: Anchor) -> FindingView:
+def _merged(known: FindingView | None, finding: Finding, anchor: Anchor) -> FindingView:
     fresh = _first(finding, anchor)
+    if known is None:
+        return fresh
     telling = fresh if finding.cumulative or _weight(fresh) >= _weight(known) else known
     fingerprints = dict.fromkeys((*known.fingerprints, *fresh.fingerprints))
     return replace(

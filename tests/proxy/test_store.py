@@ -246,3 +246,33 @@ def test_memory_is_flat_under_new_statements() -> None:
     calls = [view.calls for view in one.report(session()).statements]
     assert sum(calls) == 1000
     assert statistics.mode(calls) == 1
+
+
+def test_what_is_said_of_a_unit_that_goes_on_is_replaced_by_what_is_said_at_its_end() -> None:
+    one = store()
+    one.add_finding(finding(evidence=loop(10), count=10, unit_id="u1"))
+    for count in (5, 20):
+        one.begin_preview("u2")
+        view = one.add_finding(finding(evidence=loop(count), count=count, severity="critical", unit_id="u2"))
+        assert view.count == 10 + count
+    one.begin_preview("u3")
+    one.add_finding(finding(evidence=loop(7), count=7, unit_id="u3"))
+    one.add_finding(finding(evidence=loop(1), count=1, unit_id="u4"))
+    (view,) = one.findings()
+    assert (view.count, view.severity) == (38, "critical")
+    one.end_preview("u2")
+    view = one.add_finding(finding(evidence=loop(30), count=30, unit_id="u2"))
+    assert view.count == 48
+    one.end_preview("u3")
+    (view,) = one.findings()
+    assert (view.count, view.severity) == (41, finding().severity)
+    assert not one._settled
+
+
+def test_what_was_said_only_of_a_unit_that_went_on_otherwise_is_gone() -> None:
+    one = store()
+    one.begin_preview("u1")
+    one.add_finding(finding(unit_id="u1"))
+    assert one.findings()
+    one.end_preview("u1")
+    assert one.findings() == []
