@@ -51,9 +51,9 @@ from pgtattle.proxy.wire.control import (
 )
 
 QUEUE_BYTES: Final = 4 * 1024 * 1024
-EXPLAIN_SECONDS: Final = 10.0
+EXPLAIN_SECONDS: Final = 25.0
 PROBE_SECONDS: Final = 2.0
-MAX_QUESTIONS: Final = 100
+MAX_QUESTIONS: Final = 1_000
 GC_THRESHOLD: Final = 20_000
 
 
@@ -202,6 +202,7 @@ class Profiler:
 
     async def _finish(self) -> Report:
         self._pipeline.flush()
+        self._planner.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXPLAIN_SECONDS):
                 # What is answered may raise the next question.
