@@ -12,7 +12,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.wire import Client, kinds, query
 
@@ -63,12 +63,6 @@ def test_a_wrong_key_cancels_nothing(database: Database, serve: Serve) -> None:
 # -- several servers ------------------------------------------------------------------------------------------------
 
 
-def reserved_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def silent() -> Iterator[int]:
     """The port of a host that takes connections and then says nothing, for ever."""
@@ -107,7 +101,7 @@ def server_port(connection: psycopg.Connection) -> int:
 
 def test_hosts_are_tried_in_order(database: Database, postgres16: Cluster, serve: Serve) -> None:
     with full() as hole:
-        served = before(serve, database, [reserved_port(), hole, database.port, postgres16.port])
+        served = before(serve, database, [free_port(), hole, database.port, postgres16.port])
         with psycopg.connect(served.database.dsn) as connection:
             assert server_port(connection) == database.port
         other = replace(database, name="postgres")
@@ -119,7 +113,7 @@ def test_hosts_are_tried_in_order(database: Database, postgres16: Cluster, serve
 @MODES
 def test_a_cancel_does_not_wait_for_hosts_that_are_dead(database: Database, serve: Serve, mode: str) -> None:
     with silent() as mute, full() as hole:
-        served = before(serve, database, [reserved_port(), hole, database.port, mute], "--mode", mode)
+        served = before(serve, database, [free_port(), hole, database.port, mute], "--mode", mode)
         with psycopg.connect(served.database.dsn, autocommit=True) as connection:
             assert cancelled(connection, connection.cancel_safe) < 5
             # The request's own connection ends as promptly, or libpq would wait here.
@@ -146,7 +140,7 @@ def test_a_cancel_goes_to_the_server_that_has_the_session(serve: Serve, postgres
 
 def test_a_cancel_for_a_session_of_another_proxy_reaches_it(database: Database, serve: Serve) -> None:
     """Two proxies behind one name: a client's cancel may come to the one that does not have its session."""
-    dead = reserved_port()
+    dead = free_port()
     one, other = (before(serve, database, [dead, database.port]) for _ in range(2))
     folder, port = database.cluster.socket_folder, database.cluster.port
     unix = f"host={folder} port={port} user={database.user} dbname={database.name}"

@@ -13,7 +13,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from tests.conftest import Database, Serve, Served, serving
 from tests.end_to_end.faulty import HARMLESS, Network, Toxic
 from tests.end_to_end.watching import Load, metric, settled, wait_for
@@ -23,18 +23,11 @@ GONE = ("57P01", "57P02", "57P03", None)
 """What a client may be told of a server that stops; None: only the end of the stream."""
 
 
-def nowhere() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def lone(trusting: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A proxy whose server was never started."""
     with serving(tmp_path_factory.mktemp("lone")) as start:
-        yield start(replace(trusting, port=nowhere()))
+        yield start(replace(trusting, port=free_port()))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +68,7 @@ def test_a_server_that_is_not_there_is_told_so_that_libpq_tries_its_next_host(lo
 
 def test_a_wish_for_encryption_is_not_answered_by_an_error(trusting: Database, serve: Serve) -> None:
     """libpq takes such an error for an attack, and `N` would blame TLS."""
-    passing = serve(replace(trusting, port=nowhere()), "--tls-passthrough")
+    passing = serve(replace(trusting, port=free_port()), "--tls-passthrough")
     with Client(passing.database) as client:
         client.send(SSL_REQUEST)
         assert client.rest() == b""

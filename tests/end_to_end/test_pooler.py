@@ -19,6 +19,7 @@ import asyncpg
 import psycopg
 import pytest
 
+from pgtattle.proxy.demo.cluster import free_port
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.watching import settled, wait_for
 
@@ -34,9 +35,7 @@ SETUP = """
 @contextmanager
 def bouncer(server: Database, mode: str) -> Iterator[Database]:
     """A PgBouncer before a server, or before whatever stands before one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)

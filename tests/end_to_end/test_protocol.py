@@ -19,7 +19,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.watching import await_count, metric, settled, wait_for
 from tests.end_to_end.wire import Client, Frame, frame, kinds, query, startup
@@ -153,7 +153,7 @@ def test_ipv6_on_both_sides(serve: Serve) -> None:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 on this machine")
-        port = probe.getsockname()[1]
+    port = free_port()
     with Cluster(18, settings={"listen_addresses": "127.0.0.1,::1"}) as cluster:
         database = Database("postgres", "::1", cluster.port, cluster.user, "", cluster)
         dsn = f"postgresql://postgres@[::1]:{cluster.port}/postgres"

@@ -21,8 +21,8 @@ import httpx
 import msgspec
 import psycopg
 
-from benchmarks.targets import Target, free_port, pgbouncer, pgtattle
-from pgtattle.proxy.demo.cluster import Cluster
+from benchmarks.targets import Target, pgbouncer, pgtattle
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from pgtattle.proxy.schema import LoopEvidence, Report
 from tests.orm import npm
 from tests.orm.shops import BOOKS
