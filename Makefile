@@ -9,20 +9,33 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c analyzers/sql/*.c)
 
+IMAGE := $(shell sed -n 's/^\(image\):.*/\1/p' Makefile)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test check compiled orm compat fuzz bench screenshot requirements clean
+.PHONY: help venv demo test test-slow test-all steady check compiled orm compat fuzz bench screenshot requirements clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 venv: .venv/.dev ## install everything for development into .venv
 
 demo: .venv/.demo ## PostgreSQL, a sample application and the profiler, in one terminal
 	@$(BIN)/pgtattle demo $(ARGS)
 
-test: .venv/.dev ## run the tests
-	$(BIN)/pytest $(ARGS)
+# Tests wait more than they compute: there are more workers than cores.
+SPREAD := -n 4 --dist loadscope
+
+test: .venv/.dev ## run the tests that take less than ten seconds each
+	$(BIN)/pytest $(SPREAD) -m "not slow" $(ARGS)
+
+test-slow: .venv/.dev ## run the other ones
+	$(BIN)/pytest $(SPREAD) -m slow --hypothesis-profile=full $(ARGS)
+
+test-all: test test-slow $(IMAGE) ## run all of them, and the image
+
+steady: .venv/.dev ## run both tiers again and again, on an idle machine and beside load (takes two hours)
+	$(BIN)/python -m tests.steady $(ARGS)
 
 check: .venv/.dev ## lint, format, types, layers, packaging
 	$(BIN)/ruff check .

@@ -19,9 +19,16 @@ import httpx
 import msgspec
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import Report
+from tests.waiting import PATIENCE
+
+# A machine that is busy is no failure. The fast tier tries the same examples each time, the slow one others and more.
+for name, more in {"fast": {"max_examples": 50, "derandomize": True}, "full": {"max_examples": 300}}.items():
+    settings.register_profile(name, deadline=None, suppress_health_check=[HealthCheck.too_slow], **more)
+settings.load_profile("fast")
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -58,7 +65,7 @@ class Served:
     database: Database
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=10)
+        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=PATIENCE)
 
     def report(self) -> Report:
         """The report, once everything that was sent so far is in it."""
@@ -73,10 +80,12 @@ class Served:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it and give its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(40)
+        return self.process.wait(PATIENCE)
 
 
 Serve = Callable[..., Served]
+GRACE = 5.0
+"""Seconds that a process is given to end by itself after its test: one with connections left would drain for longer."""
 
 
 @contextlib.contextmanager
@@ -146,7 +155,7 @@ def database15(postgres15: Cluster) -> Iterator[Database]:
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Serve]:
     """Starts `pgtattle serve` in a folder, before a database, with further arguments; ended at the end."""
-    started: list[Served] = []
+    started: list[subprocess.Popen[str]] = []
 
     def start(database: Database, *arguments: str, stderr: Any = None) -> Served:
         process = subprocess.Popen(
@@ -159,27 +168,36 @@ def serving(folder: Path) -> Iterator[Serve]:
             text=True,
             env={**os.environ, "PGPASSWORD": database.password},
             cwd=folder,
+            start_new_session=True,
         )
+        started.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"pgtattle serve ended with {process.wait(10)}"
+        assert line, f"pgtattle serve ended with {process.wait(PATIENCE)}"
         addresses = json.loads(line)
         host, port = addresses["listen"].rsplit(":", 1)
-        served = Served(process, addresses, replace(database, host=host, port=int(port)))
-        started.append(served)
-        return served
+        return Served(process, addresses, replace(database, host=host, port=int(port)))
 
-    yield start
-    for served in started:
-        if served.process.poll() is None:
-            served.process.terminate()
-            try:
-                served.process.wait(5)
-            except subprocess.TimeoutExpired:
-                served.process.kill()
-                served.process.wait()
-        assert served.process.stdout is not None
-        served.process.stdout.close()
+    try:
+        yield start
+    finally:
+        for process in started:
+            end(process)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads its group: by SIGTERM, and by SIGKILL with all its children if that does not do."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 @pytest.fixture

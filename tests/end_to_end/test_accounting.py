@@ -358,7 +358,7 @@ def test_what_is_lost_is_counted_as_the_server_does(judge: Judge, serve: Serve) 
             time.sleep(1)
             before = report(served).session.restarts
             os.kill(int(_profiler(served)), signal.SIGKILL)
-            wait_for(lambda wanted=before + 1: _restarts(served) == wanted, 20)
+            wait_for(lambda wanted=before + 1: _restarts(served) == wanted)
             assert round_ <= 1
     seen, shed, lost = settled(served)
     truth = sum(one.total() for one in judge.executions(names).values())

@@ -57,7 +57,7 @@ def test_a_profiler_that_stands_still_under_full_load_is_shed_and_recovers(trust
         bench.end(0)
     assert len(bench.rates) >= 5
     assert all(rate > 0 for rate in bench.rates)
-    await_count(served, bench.transactions, 30)
+    await_count(served, bench.transactions)
     found = report(served).session
     assert found.shed > 0
     assert found.executions > 0

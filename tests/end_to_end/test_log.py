@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from tests.conftest import Database, Serve
-from tests.end_to_end.watching import wait_for
 from tests.end_to_end.wire import Client
+from tests.waiting import PATIENCE, wait_for
 
 FIELDS = {"level", "timestamp", "connection", "user", "database", "client", "message", "error", "reason"}
 
@@ -32,10 +32,10 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
         through = served.database
 
         def ended(count: int) -> None:
-            wait_for(lambda: len(lines(log)) == count, 10)
+            wait_for(lambda: len(lines(log)) == count)
 
         host, _, port = served.addresses["api"].rpartition(":")
-        with socket.create_connection((host, int(port)), 10) as raw:
+        with socket.create_connection((host, int(port)), PATIENCE) as raw:
             raw.sendall(b"\x16\x03\x01 no request\r\n\r\n")
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
         with psycopg.connect(through.dsn, autocommit=True) as one:
@@ -57,10 +57,10 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
         client = Client(through)
         client.begin(user=through.user, database=through.name)
         client.reset()
-        with socket.create_connection((through.host, through.port), 10) as raw:
+        with socket.create_connection((through.host, through.port), PATIENCE) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert raw.recv(100) == b""
-        with socket.create_connection((through.host, through.port), 10) as raw:
+        with socket.create_connection((through.host, through.port), PATIENCE) as raw:
             assert raw.recv(100) == b""
         assert served.stop() == 0
     told = lines(log)

@@ -93,12 +93,12 @@ def test_wal_is_received_and_the_server_can_shut_down_cleanly(serve: Serve, tmp_
         run(*command("pg_receivewal", served, "--slot", "received", "--create-slot"))
         words = command("pg_receivewal", served, "-D", tmp_path, "--slot", "received", "--no-loop", "--synchronous")
         with running(words) as receiver:
-            wait_for(lambda: list(tmp_path.glob("*.partial")), 20)
+            wait_for(lambda: list(tmp_path.glob("*.partial")))
             for _ in range(3):
                 fill(database)
                 with psycopg.connect(database.dsn, autocommit=True) as connection:
                     connection.execute("SELECT pg_switch_wal()")
-            wait_for(lambda: sum(len(name) == 24 for name in os.listdir(tmp_path)) >= 3, 20)
+            wait_for(lambda: sum(len(name) == 24 for name in os.listdir(tmp_path)) >= 3)
             began = time.monotonic()
             database.cluster.stop()
             assert time.monotonic() - began < 9
@@ -126,7 +126,7 @@ def test_changes_are_decoded_until_the_receiver_goes(published: Database, serve:
     with running(words) as receiver:
         for number in (1, 2):
             fill(published)
-            wait_for(lambda wanted=number * ROWS: out.exists() and out.read_text().count("INSERT: id") == wanted, 20)
+            wait_for(lambda wanted=number * ROWS: out.exists() and out.read_text().count("INSERT: id") == wanted)
             # Longer than the server waits for a receiver: keepalives pass both ways.
             time.sleep(1 if number == 1 else 6)
             assert receiver.poll() is None

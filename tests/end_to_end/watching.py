@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import psycopg
 
 from pgtattle.proxy.schema import Report
 from tests.conftest import Database, Served
+from tests.waiting import PATIENCE, wait_for
 
 MIB = 1 << 20
 
@@ -59,15 +60,8 @@ class Load:
         finally:
             self._stop.set()
             for thread in self._threads:
-                thread.join(20)
+                thread.join(PATIENCE)
             assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def report(served: Served) -> Report:
@@ -90,12 +84,9 @@ def settled(served: Served) -> int:
     return now
 
 
-def await_count(served: Served, expected: int, seconds: float = 20.0) -> None:
+def await_count(served: Served, expected: int, seconds: float = PATIENCE) -> None:
     """Wait for the count; one too high is as wrong as one too low."""
-    deadline = time.monotonic() + seconds
-    while (now := counted(served)) != expected:
-        assert time.monotonic() < deadline, f"{now} executions were counted, not {expected}"
-        time.sleep(0.05)
+    wait_for(lambda: counted(served) == expected, lambda: f"{expected} executions, but {counted(served)}", seconds)
 
 
 def metric(served: Served, name: str, **labels: str) -> float:
