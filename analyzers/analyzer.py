@@ -25,6 +25,11 @@ class Analyzer:
 
     rules: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def waits(self) -> bool:
+        """True while something is to be said when time passes, though nothing more comes."""
+        return False
+
     def execution(self, execution: Execution) -> Iterable[Outcome]:
         """See one execution, in the order of their ends."""
         return ()

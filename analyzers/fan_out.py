@@ -60,6 +60,11 @@ class FanOut(Analyzer):
         self._samples = samples
         self._pools = Pools(HOLD_NS)
 
+    @property
+    def waits(self) -> bool:
+        """True while a result's time to be followed by its turns is not over."""
+        return any(pool.drivers for pool in self._pools.all())
+
     def execution(self, execution: Execution) -> Iterable[Outcome]:
         """Remember it: whatever its unit is, it is evidence."""
         self._pools.of(execution.connection).add(execution)

@@ -27,7 +27,7 @@ from pgtattle.proxy.settings import Address, Settings, Upstream
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.wire import batch
-from pgtattle.proxy.wire.control import MESSAGE, SEQUENCE
+from pgtattle.proxy.wire.control import BATCH_HEAD, MESSAGE
 
 TRAFFIC: Final = {
     "pgbench -S, simple": (1, ("-S", "-M", "simple")),
@@ -53,7 +53,7 @@ class Recorder(asyncio.WriteTransport):
         self.batches: list[bytes] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.batches.append(bytes(data)[MESSAGE.size + SEQUENCE.size :])
+        self.batches.append(bytes(data)[MESSAGE.size + BATCH_HEAD.size :])
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -43,6 +43,7 @@ DEFAULT_LIMIT: Final = 100
 MAX_HISTORY: Final = 10_000
 MAX_BODY: Final = 64 * 1024
 MAX_KEY: Final = 200
+MAX_SETTLE_SECONDS: Final = 60
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 _View = TypeVar("_View", bound=msgspec.Struct)
@@ -56,6 +57,12 @@ _CODES: Final = {
 }
 
 Ready = Callable[[], Awaitable[tuple[bool, str]]]
+Settle = Callable[[float], Awaitable[None]]
+"""Waits until all traffic so far is analyzed, so many seconds at most."""
+
+
+async def _at_once(_: float) -> None:
+    """There is no traffic to wait for."""
 
 
 def application(
@@ -66,12 +73,13 @@ def application(
     metrics: Metrics,
     settings: Settings,
     scopes: Scopes,
+    settle: Settle = _at_once,
     clock: Callable[[], float] = time.monotonic,
     generation: str | None = None,
 ) -> ASGIApp:
     """The API. `ready` says whether the upstream answers and why not; `generation` names this process's memory."""
     streams = Streams(store, session, settings.values, generation or secrets.token_hex(4))
-    api = _Api(store, session, settings, streams)
+    api = _Api(store, session, settings, streams, settle)
     scope = _Scopes(scopes)
     routes = [
         Route("/api/v1/session", api.session),
@@ -97,11 +105,14 @@ def metrics_application(*, metrics: Metrics, ready: Ready) -> ASGIApp:
 
 
 class _Api:
-    def __init__(self, store: Store, session: Callable[[], SessionView], settings: Settings, streams: Streams) -> None:
+    def __init__(
+        self, store: Store, session: Callable[[], SessionView], settings: Settings, streams: Streams, settle: Settle
+    ) -> None:
         self._store = store
         self._session = session
         self._values = settings.values
         self._streams = streams
+        self._settle = settle
 
     async def session(self, request: Request) -> Response:
         _parameters(request, ())
@@ -131,7 +142,8 @@ class _Api:
         return _json(_existing(self._store.statement(fingerprint), "statement", fingerprint))
 
     async def findings(self, request: Request) -> Response:
-        given = _parameters(request, ("limit", "after"))
+        given = _parameters(request, ("limit", "after", "settle"))
+        await self._settled(given)
         findings = {each.id: each for each in self._store.findings()}
         chosen, after = _page(given, list(findings))
         return _json(FindingPage(items=[findings[each] for each in chosen], after=after))
@@ -143,7 +155,9 @@ class _Api:
 
     async def units(self, request: Request) -> Response:
         units = self._store.units
-        chosen, after = _page(_parameters(request, ("limit", "after")), units.ids())
+        given = _parameters(request, ("limit", "after", "settle"))
+        await self._settled(given)
+        chosen, after = _page(given, units.ids())
         found = [units.unit(each) for each in chosen]
         return _json(UnitPage(items=[each for each in found if each is not None], after=after))
 
@@ -156,7 +170,7 @@ class _Api:
         return _json(UnitDetail(unit=unit, executions=views))
 
     async def report(self, request: Request) -> Response:
-        _parameters(request, ())
+        await self._settled(_parameters(request, ("settle",)))
         return _json(self._store.report(self._session()))
 
     async def events(self, request: Request) -> Response:
@@ -167,6 +181,11 @@ class _Api:
         history = _number(given, "history", 0, 0, MAX_HISTORY)
         response = self._streams.open(request.headers.get("last-event-id") or after, history, self._filter(given))
         return Response(media_type="text/event-stream") if request.method == "HEAD" else response
+
+    async def _settled(self, given: dict[str, str]) -> None:
+        seconds = _number(given, "settle", 0, 0, MAX_SETTLE_SECONDS)
+        if seconds:
+            await self._settle(seconds)
 
     def _filter(self, given: dict[str, str]) -> Predicate | None:
         text = given.get("filter", "")

@@ -32,6 +32,11 @@ from pgtattle.proxy.units import Units
 from pgtattle.proxy.wire import batch, control
 
 END_OF_TIME_NS: Final = 2**62
+TICK_NS: Final = 100_000_000
+AWAY_NS: Final = 200_000_000
+"""Between two watermarks, which come every 100 ms: more says that the relay was not running."""
+HEARTBEAT_ENDS_NS: Final = 60_000_000_000
+"""Watermarks stop where there is no traffic for longer."""
 
 
 class Pipeline:
@@ -61,11 +66,30 @@ class Pipeline:
         # Most rules look at units only.
         self._lookers = [one for one in self._analyzers if type(one).execution is not Analyzer.execution]
         self._sessions: dict[int, Session] = {}
+        self._watermark_ns = self._ticked_ns = 0
 
     @property
     def parse_fallbacks(self) -> dict[str, int]:
         """Statements that sqlglot was not given or could not read, by reason."""
         return self._facts.fallbacks
+
+    def take(self, records: bytes, watermark_ns: int) -> None:
+        """Take a batch, and the relay's word that nothing older will come."""
+        at_ns = batch.first_ns(records) if records else watermark_ns
+        if AWAY_NS < at_ns - self._watermark_ns < HEARTBEAT_ENDS_NS:
+            # The relay itself was not running: nobody knows when what it read now had arrived.
+            self._units.resume(at_ns)
+        if records:
+            self.records(records)
+        self._watermark_ns = watermark_ns
+        if watermark_ns - self._ticked_ns >= TICK_NS:
+            self._ticked_ns = watermark_ns
+            self.tick(watermark_ns)
+
+    @property
+    def waits(self) -> bool:
+        """True while something is open that ends, or is looked at, when time passes without traffic."""
+        return self._units.waits(self._busy) or any(analyzer.waits for analyzer in self._analyzers)
 
     def records(self, records: bytes) -> None:
         """Take a batch: decoded as a whole first, then looked at by one after another, for the processor's caches."""
@@ -100,7 +124,7 @@ class Pipeline:
         self._executed(executions)
 
     def tick(self, now_ns: int) -> None:
-        """Time passes: complete the units that fell silent."""
+        """All traffic up to `now_ns` was taken: complete the units that fell silent."""
         self._complete(self._units.tick(now_ns, self._busy))
         for analyzer in self._analyzers:
             self._take(analyzer.tick(now_ns))

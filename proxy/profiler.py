@@ -33,11 +33,13 @@ from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.wire.control import (
     BATCH,
-    SEQUENCE,
+    BATCH_HEAD,
     Ack,
     Counters,
     Finish,
     Finished,
+    Flush,
+    Flushed,
     Hello,
     Opaque,
     Ready,
@@ -48,7 +50,6 @@ from pgtattle.proxy.wire.control import (
     control_message,
 )
 
-TICK_SECONDS: Final = 0.1
 QUEUE_BYTES: Final = 4 * 1024 * 1024
 EXPLAIN_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 2.0
@@ -76,6 +77,9 @@ class Profiler:
         self._store = Store(hello.started_unix_ns, hello.started_ns, hidden=settings.values == "hidden")
         self._metrics = Metrics(lambda: self._store.evicted)
         self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up)
+        self._flushes = 0
+        self._flushed: dict[int, asyncio.Future[None]] = {}
+        self._progress: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Serve until the relay is gone."""
@@ -86,6 +90,7 @@ class Profiler:
             ready=self.ready,
             metrics=self._metrics,
             settings=self._settings,
+            settle=self.settle,
             scopes=self._pipeline.scopes,
         )
         servers = [_serve(api, hello.api_fd)]
@@ -98,7 +103,7 @@ class Profiler:
         gc.set_threshold(GC_THRESHOLD, 20, 50)
         self._link.send(Ready())
         try:
-            await self._until_one_ends()
+            await self._consume()
         finally:
             for task in [*tasks, *self._questions]:
                 task.cancel()
@@ -137,27 +142,42 @@ class Profiler:
         addresses = ", ".join(map(str, self._settings.upstream.addresses))
         return reachable, "ready" if reachable else f"PostgreSQL does not answer at {addresses}"
 
-    async def _until_one_ends(self) -> None:
-        """Consume and tick; what one of them raises ends the process, which is started anew."""
-        both = [asyncio.create_task(self._consume()), asyncio.create_task(self._tick())]
+    async def settle(self, seconds: float) -> None:
+        """Wait, so long at most, until all that was forwarded up to now is analyzed and nothing is left to be said.
+
+        That is: no unit ends by silence any more, and no question to the planner is under way.
+        """
+        self._flushes += 1
+        number = self._flushes
+        flushed = self._flushed[number] = asyncio.get_running_loop().create_future()
         try:
-            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            async with asyncio.timeout(seconds):
+                self._link.send(Flush(number))
+                await flushed
+                while self._questions or self._pipeline.waits:
+                    await asyncio.shield(self._progress)
+        except TimeoutError:
+            return
         finally:
-            for task in both:
-                task.cancel()
+            del self._flushed[number]
+
+    def _progressed(self) -> None:
+        self._progress.set_result(None)
+        self._progress = asyncio.get_running_loop().create_future()
 
     async def _consume(self) -> None:
+        """Take what the relay sends; what is raised here ends the process, which is started anew."""
         while True:
             message = await self._link.next()
             if message is None:
                 return
             if isinstance(message, bytes):
                 before = self._pipeline.executions
-                self._pipeline.records(message[SEQUENCE.size :])
+                sequence, watermark_ns = BATCH_HEAD.unpack_from(message)
+                self._pipeline.take(message[BATCH_HEAD.size :], watermark_ns)
                 self._tell_unchallenged()
-                self._link.send(Ack(SEQUENCE.unpack_from(message)[0], self._pipeline.executions - before))
+                self._link.send(Ack(sequence, self._pipeline.executions - before))
+                self._progressed()
                 await asyncio.sleep(0)
                 continue
             match message:
@@ -167,6 +187,9 @@ class Profiler:
                         self._earlier = counters.executions
                     self._metrics.relay(counters)
                     self._metrics.parse_fallbacks(self._pipeline.parse_fallbacks)
+                case Flushed(number):
+                    if number in self._flushed:
+                        self._flushed[number].set_result(None)
                 case Finish():
                     self._link.send(Finished(msgspec.Raw(msgspec.json.encode(await self._finish()))))
                 case Hello():
@@ -179,14 +202,12 @@ class Profiler:
 
     async def _finish(self) -> Report:
         self._pipeline.flush()
-        if self._questions:
-            await asyncio.wait(self._questions, timeout=EXPLAIN_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPLAIN_SECONDS):
+                # What is answered may raise the next question.
+                while self._questions:
+                    await asyncio.wait(self._questions, return_when=asyncio.FIRST_COMPLETED)
         return self._store.report(self.session())
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            self._pipeline.tick(time.monotonic_ns())
 
     async def _learn_version(self) -> None:
         self._server_version = await self._planner.server_version()
@@ -195,7 +216,13 @@ class Profiler:
         if len(self._questions) < MAX_QUESTIONS:
             task = asyncio.create_task(self._answer(question))
             self._questions.add(task)
-            task.add_done_callback(self._questions.discard)
+            task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._questions.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("an answer of the planner could not be taken", error=repr(error))
+        self._progressed()
 
     async def _answer(self, question: Question) -> None:
         answer = await self._planner.ask(question)

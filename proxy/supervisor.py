@@ -31,11 +31,14 @@ from pgtattle.proxy.wire.control import (
     Counters,
     Finish,
     Finished,
+    Flush,
+    Flushed,
     Hello,
     Opaque,
     Ready,
     RelayCounters,
     Splitter,
+    ToProfiler,
     ToRelay,
     control_message,
 )
@@ -179,6 +182,9 @@ class Supervisor:
                     self._ready.set_result(None)
             case Ack(sequence, executions):
                 self._tap.acknowledge(sequence, executions)
+            case Flush(number):
+                self._tap.flush()
+                link.send(Flushed(number))
             case Opaque(connection, reason):
                 line = self._tap.lines.get(connection)
                 if line is not None:
@@ -252,7 +258,7 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(self)
 
-    def send(self, record: Hello | Counters | Finish) -> None:
+    def send(self, record: ToProfiler) -> None:
         """Queue a control record."""
         if self.transport is not None:
             self.transport.write(control_message(record))

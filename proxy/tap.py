@@ -25,6 +25,9 @@ from pgtattle.proxy.wire.startup import is_replication
 
 QUEUE_LIMIT: Final = 16 * 1024 * 1024
 FLUSH_SECONDS: Final = 0.02
+HEARTBEAT_SECONDS: Final = 0.1
+QUIET_NS: Final = 90_000_000_000
+"""After so long without a record nothing waits for time to pass (`tracks.MAX_SILENCE_NS`), and the heartbeat stops."""
 LAST_OPAQUE: Final = 100
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024
@@ -56,6 +59,8 @@ class Tap:
         self._sequence = self._acknowledged = 0
         self._of_closed = self._written_off = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._recorded_ns = 0
 
     @property
     def queue_bytes(self) -> int:
@@ -73,7 +78,9 @@ class Tap:
         """A profiler is there: it learns of the connections that live already."""
         self._transport = transport
         self._sequence = self._acknowledged = 0
+        self._recorded_ns = time.monotonic_ns()
         self.full = False
+        self._beat()
         for line in list(self.lines.values()):
             line.introduce()
             line.resume()
@@ -83,6 +90,9 @@ class Tap:
         self._transport = None
         self.full = True
         self._stop_waiting()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
         self._write_off()
         self.records.clear()
         for line in self.lines.values():
@@ -129,12 +139,17 @@ class Tap:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Send what is queued."""
+        """Send what is queued, and that everything read up to now is sent."""
         self._stop_waiting()
-        if self._transport is None or not self.records:
+        if self._transport is None:
             return
+        now_ns = time.monotonic_ns()
+        if self.records:
+            self._recorded_ns = now_ns
+            if self._heartbeat is None:
+                self._heartbeat = self._loop.call_later(HEARTBEAT_SECONDS, self._beat)
         self._sequence += 1
-        self._transport.write(batch_message(self._sequence, self.records))
+        self._transport.write(batch_message(self._sequence, now_ns, self.records))
         self.records.clear()
         if not self.full and self._transport.get_write_buffer_size() > self._limit:
             self.full = True
@@ -146,6 +161,15 @@ class Tap:
         for line in self.lines.values():
             line.resume()
         self.flush()
+
+    def _beat(self) -> None:
+        """Tell the profiler ten times a second that time passes, as long as it may wait for that."""
+        self._heartbeat = None
+        if self._transport is None or time.monotonic_ns() - self._recorded_ns > QUIET_NS:
+            return
+        self._heartbeat = self._loop.call_later(HEARTBEAT_SECONDS, self._beat)
+        if not self._transport.get_write_buffer_size():
+            self.flush()
 
     def _write_off(self) -> None:
         lost = self.unacknowledged

@@ -62,6 +62,7 @@ class Units:
         self._open: dict[Open, None] = {}
         self._marked: dict[tuple[str, str, str], Open] = {}
         self._habits = Habits()
+        self._resumed_ns = 0
 
     def add(self, execution: Execution) -> list[Unit]:
         """Take an execution; the units that its arrival completed."""
@@ -74,7 +75,7 @@ class Units:
         if track is None:
             scope = connection.application or connection.user
             track = self._tracks[connection.id] = Track(scope, self._habits.of(scope), self._behind_pooler)
-        pause_ns = execution.started_ns - track.ended_ns
+        pause_ns = execution.started_ns - max(track.ended_ns, self._resumed_ns)
         near = pause_ns <= track.gap_ns
         if near and track.ended_ns:
             track.paused(pause_ns)
@@ -115,12 +116,21 @@ class Units:
             complete.append(self._complete(next(iter(self._open))))
         return complete
 
+    def resume(self, at_ns: int) -> None:
+        """Nobody looked for a while up to `at_ns`: silence counts from there."""
+        self._resumed_ns = at_ns
+
+    def waits(self, busy: Callable[[int], bool]) -> bool:
+        """True while a unit is open that ends by silence; one with an unanswered request does not yet."""
+        return any(not any(map(busy, unit.connections)) for unit in self._open)
+
     def tick(self, now_ns: int, busy: Callable[[int], bool]) -> list[Unit]:
         """The units that fell silent. All traffic up to `now_ns` was added; `busy` tells of an unanswered request."""
         silent: list[Open] = []
         for unit in self._open:
             if now_ns - unit.started_ns >= MAX_SPAN_NS or (
-                now_ns - unit.ended_ns > self._patience(unit) and not any(map(busy, unit.connections))
+                now_ns - max(unit.ended_ns, self._resumed_ns) > self._patience(unit)
+                and not any(map(busy, unit.connections))
             ):
                 silent.append(unit)
         return self._complete_all(silent)

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,14 +67,9 @@ class Served:
         return httpx.get(f"http://{self.addresses['api']}{path}", timeout=PATIENCE)
 
     def report(self) -> Report:
-        """The report, once everything that was sent so far is in it."""
-        before = -1
-        while True:
-            report = msgspec.json.decode(self.get("/api/v1/report").content, type=Report)
-            if report.session.executions == before:
-                return report
-            before = report.session.executions
-            time.sleep(0.7)
+        """The report, once everything that was sent so far is analyzed."""
+        url = f"http://{self.addresses['api']}/api/v1/report?settle=60"
+        return msgspec.json.decode(httpx.get(url, timeout=120).raise_for_status().content, type=Report)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it and give its exit code."""

@@ -69,6 +69,11 @@ def unpack(batch: bytes) -> list[tuple[int, int, int, bytes]]:
     return records
 
 
+def first_ns(batch: bytes) -> int:
+    """The time of the first record."""
+    return int((word(batch, 5) << 32) | word(batch, 9))
+
+
 def word(data: bytes, at: i64) -> i64:
     """The four bytes at a place as a number without a sign: compiled, a load where a Struct is a call."""
     high: i64 = data[at]

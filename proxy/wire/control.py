@@ -1,8 +1,9 @@
 """What the relay and the profiler say to each other over their socketpair.
 
-The stream is a run of messages: `size` u32 (of what follows), `kind` u8, payload. `BATCH` is a sequence number (u64)
-and the records of `batch`; `CONTROL` is one of the JSON records below. Batches flow from the relay to the profiler
-only. The JSON bodies of a batch's records are here too.
+The stream is a run of messages: `size` u32 (of what follows), `kind` u8, payload. `BATCH` is a sequence number (u64), a
+watermark (u64, nanoseconds of the monotonic clock) and the records of `batch`: every record whose time is before the
+watermark is in this batch or in an earlier one. `CONTROL` is one of the JSON records below. Batches flow from the relay
+to the profiler only. The JSON bodies of a batch's records are here too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pgtattle.proxy.settings import Settings
 BATCH: Final = 0
 CONTROL: Final = 1
 MESSAGE: Final = struct.Struct("!IB")
-SEQUENCE: Final = struct.Struct("!Q")
+BATCH_HEAD: Final = struct.Struct("!QQ")
+"""Sequence number and watermark."""
 
 
 class Opened(Struct, frozen=True):
@@ -82,6 +84,12 @@ class Finish(Struct, frozen=True, tag="finish"):
     """Everything was sent: finish the analysis and answer with `Finished`."""
 
 
+class Flushed(Struct, frozen=True, tag="flushed"):
+    """The answer to `Flush` with the same number; the batches before it hold what was read before that was received."""
+
+    number: int
+
+
 class Ready(Struct, frozen=True, tag="ready"):
     """The profiler serves its API and takes batches."""
 
@@ -91,6 +99,12 @@ class Ack(Struct, frozen=True, tag="ack"):
 
     sequence: int
     executions: int
+
+
+class Flush(Struct, frozen=True, tag="flush"):
+    """Send at once what was read so far, and then `Flushed` with this number."""
+
+    number: int
 
 
 class Opaque(Struct, frozen=True, tag="opaque"):
@@ -106,13 +120,14 @@ class Finished(Struct, frozen=True, tag="finished"):
     report: msgspec.Raw
 
 
-ToProfiler = Hello | Counters | Finish
-ToRelay = Ready | Ack | Opaque | Finished
+ToProfiler = Hello | Counters | Finish | Flushed
+ToRelay = Ready | Ack | Flush | Opaque | Finished
 
 
-def batch_message(sequence: int, records: bytes | bytearray) -> bytes:
+def batch_message(sequence: int, watermark_ns: int, records: bytes | bytearray) -> bytes:
     """A BATCH message."""
-    return b"".join((MESSAGE.pack(1 + SEQUENCE.size + len(records), BATCH), SEQUENCE.pack(sequence), records))
+    head = MESSAGE.pack(1 + BATCH_HEAD.size + len(records), BATCH) + BATCH_HEAD.pack(sequence, watermark_ns)
+    return b"".join((head, records))
 
 
 def control_message(record: ToProfiler | ToRelay) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.wire import batch, control
-from pgtattle.proxy.wire.control import SEQUENCE, Splitter
+from pgtattle.proxy.wire.control import BATCH_HEAD, Splitter
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c\0\0\0\x2a\1\2\3\4" + b"Z\0\0\0\x05I"
@@ -32,11 +32,16 @@ class Pipe:
         self.records: list[tuple[int, int, bytes]] = []
         self.sequence = 0
         self.waiting = 0
+        self.watermarks: list[int] = []
 
     def write(self, data: bytes) -> None:
         for _, payload in self.splitter.feed(data):
-            self.sequence = SEQUENCE.unpack_from(payload)[0]
-            self.records += [(kind, line, body) for kind, line, _, body in batch.unpack(payload[SEQUENCE.size :])]
+            self.sequence, watermark = BATCH_HEAD.unpack_from(payload)
+            self.watermarks.append(watermark)
+            for kind, line, at_ns, body in batch.unpack(payload[BATCH_HEAD.size :]):
+                assert at_ns <= watermark
+                assert at_ns >= self.watermarks[-2] if len(self.watermarks) > 1 else True
+                self.records.append((kind, line, body))
 
     def get_write_buffer_size(self) -> int:
         return self.waiting
