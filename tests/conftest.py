@@ -1,4 +1,4 @@
-"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's 15 with HypoPG, and our proxy before them."""
+"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's with HypoPG, and our proxy before them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,11 @@ import httpx
 import msgspec
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
 
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import Report
+from tests import debian
 from tests.waiting import PATIENCE
-
-# A machine that is busy is no failure. The fast tier tries the same examples each time, the slow one others and more.
-for name, more in {"fast": {"max_examples": 50, "derandomize": True}, "full": {"max_examples": 300}}.items():
-    settings.register_profile(name, deadline=None, suppress_health_check=[HealthCheck.too_slow], **more)
-settings.load_profile("fast")
-
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
 _names = itertools.count(1)
 
@@ -83,8 +76,8 @@ GRACE = 5.0
 
 
 @contextlib.contextmanager
-def _cluster(version: int, binaries: Path | None = None) -> Iterator[Cluster]:
-    with Cluster(version, binaries=binaries, authentication="scram-sha-256", password="secret") as cluster:
+def _cluster(version: int) -> Iterator[Cluster]:
+    with Cluster(version, authentication="scram-sha-256", password="secret") as cluster:
         yield cluster
 
 
@@ -101,10 +94,8 @@ def postgres18() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def postgres15() -> Iterator[Cluster]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    with _cluster(15, DEBIAN_15) as cluster:
+def debian_postgres() -> Iterator[Cluster]:
+    with debian.cluster(authentication="scram-sha-256", password="secret") as cluster:
         yield cluster
 
 
@@ -140,9 +131,9 @@ def each_database(postgres: Cluster) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database15(postgres15: Cluster) -> Iterator[Database]:
-    """A fresh database on Debian's PostgreSQL 15."""
-    with fresh_database(postgres15) as made:
+def debian_database(debian_postgres: Cluster) -> Iterator[Database]:
+    """A fresh database on Debian's PostgreSQL."""
+    with fresh_database(debian_postgres) as made:
         yield made
 
 
