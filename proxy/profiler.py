@@ -145,19 +145,25 @@ class Profiler:
     async def settle(self, seconds: float) -> None:
         """Wait, so long at most, until all that was forwarded up to now is analyzed and nothing is left to be said.
 
-        That is: no unit ends by silence any more, and no question to the planner is under way.
+        That is: no unit ends by silence any more, no question to the planner is under way, and the relay's counters
+        are those of that moment.
         """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._flush()
+                while self._questions or self._pipeline.waits:
+                    await asyncio.shield(self._progress)
+                # What could not be followed is counted by the relay once it knows what was seen.
+                await self._flush()
+
+    async def _flush(self) -> None:
+        """Have all that the relay holds sent and taken; its counters come before."""
         self._flushes += 1
         number = self._flushes
         flushed = self._flushed[number] = asyncio.get_running_loop().create_future()
+        self._link.send(Flush(number))
         try:
-            async with asyncio.timeout(seconds):
-                self._link.send(Flush(number))
-                await flushed
-                while self._questions or self._pipeline.waits:
-                    await asyncio.shield(self._progress)
-        except TimeoutError:
-            return
+            await flushed
         finally:
             del self._flushed[number]
 

@@ -183,6 +183,8 @@ class Supervisor:
             case Ack(sequence, executions):
                 self._tap.acknowledge(sequence, executions)
             case Flush(number):
+                self._tap.settle()
+                link.send(Counters(self._counters()))
                 self._tap.flush()
                 link.send(Flushed(number))
             case Opaque(connection, reason):
