@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Database, Serve
+from tests.end_to_end.watching import cancelled
 from tests.end_to_end.wire import Client
 from tests.waiting import PATIENCE, wait_for
 
@@ -25,10 +25,10 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with log.open("w") as stderr:
-        served = serve(
-            database, "--log-format", "json", "--max-connections", "1", "--login-timeout", "3", stderr=stderr
-        )
+    with log.open("a") as stderr:
+        options = ("--log-format", "json", "--max-connections", "1")
+        served = serve(database, *options, stderr=stderr)
+        hasty = serve(database, *options, "--login-timeout", "1", stderr=stderr).database
         through = served.database
 
         def ended(count: int) -> None:
@@ -42,11 +42,7 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
             one.execute("SELECT 'value-4711'")
             with pytest.raises(psycopg.OperationalError, match="too many clients"):
                 psycopg.connect(through.dsn)
-            timer = threading.Timer(0.3, one.cancel)
-            timer.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                one.execute("SELECT pg_sleep(20)")
-            timer.join()
+            cancelled(one, one.cancel, database.cluster)
         ended(3)
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(through.dsn.replace(":secret@", ":hunter2@"))
@@ -60,8 +56,9 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
         with socket.create_connection((through.host, through.port), PATIENCE) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert raw.recv(100) == b""
-        with socket.create_connection((through.host, through.port), PATIENCE) as raw:
+        with socket.create_connection((hasty.host, hasty.port), PATIENCE) as raw:
             assert raw.recv(100) == b""
+        ended(8)
         assert served.stop() == 0
     told = lines(log)
     assert all(set(one) >= FIELDS for one in told)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
+import pytest
 
+from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import Report
 from tests.conftest import Database, Served
 from tests.waiting import PATIENCE, wait_for
 
 MIB = 1 << 20
+SLEEP = "SELECT pg_sleep(600)"
+"""A query that ends when it is cancelled."""
 
 
 class Load:
@@ -116,6 +123,51 @@ def memory(pid: int, field: str = "VmRSS") -> int:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Log:
+    """What processes of a test wrote to stderr, up to now."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+        self._text = ""
+
+    def text(self) -> str:
+        self._text += self._capture.readouterr().err
+        return self._text
+
+    def has(self, words: str) -> bool:
+        return words in self.text()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Those in JSON."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def once(condition: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
+    """Beside what is done within: wait for a condition, then act. What fails there fails here."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: (wait_for(condition, "what is to be acted upon"), action()))
+        try:
+            yield
+        finally:
+            done.result()
+
+
+def asleep(cluster: Cluster) -> bool:
+    """True while a session of a server is in pg_sleep."""
+    where = f"host={cluster.socket_folder} port={cluster.port} user={cluster.user} dbname=postgres"
+    with psycopg.connect(where) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'").fetchone()
+    return row != (0,)
+
+
+def cancelled(connection: psycopg.Connection, cancel: Callable[[], object], cluster: Cluster) -> None:
+    """Have a query cancelled once it runs; the session must go on afterwards."""
+    with pytest.raises(psycopg.errors.QueryCanceled), once(lambda: asleep(cluster), cancel):
+        connection.execute(SLEEP)
+    assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def backends(database: Database, application: str, state: str = "%") -> int:
