@@ -34,6 +34,7 @@ FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 """Where the wheel holds which major version."""
 
 START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 60.0
 REMOVE_SECONDS: Final = 2.0
 
 LOWEST_PORT: Final = 10_000
@@ -150,7 +151,7 @@ class Cluster:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT if how == "fast" else signal.SIGQUIT)
         try:
-            process.wait(10)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -17,15 +17,20 @@ from psycopg import pq
 
 from tests import debian
 from tests.conftest import Database, Serve, Served
-from tests.end_to_end.watching import metric, wait_for
+from tests.end_to_end.watching import metric
+from tests.waiting import PATIENCE, wait_for
 
 ROWS = 2_000
-SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB", "wal_sender_timeout": "5s"}
+SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB"}
+RECEIVER_SECONDS = 8
+"""How long a server waits for a sign of life of a receiver."""
 
 
 @contextmanager
-def publisher() -> Iterator[Database]:
-    with debian.cluster(authentication="scram-sha-256", password="secret", settings=SETTINGS) as cluster:
+def publisher(**settings: str) -> Iterator[Database]:
+    with debian.cluster(
+        authentication="scram-sha-256", password="secret", settings={**SETTINGS, **settings}
+    ) as cluster:
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("CREATE TABLE item (id int PRIMARY KEY, name text)")
         yield Database("postgres", cluster.host, cluster.port, cluster.user, cluster.password, cluster)
@@ -42,7 +47,7 @@ def command(tool: str, served: Served, *arguments: str | Path) -> list[str]:
 
 
 def run(*words: str | Path) -> None:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
@@ -95,11 +100,9 @@ def test_wal_is_received_and_the_server_can_shut_down_cleanly(serve: Serve, tmp_
                 with psycopg.connect(database.dsn, autocommit=True) as connection:
                     connection.execute("SELECT pg_switch_wal()")
             wait_for(lambda: sum(len(name) == 24 for name in os.listdir(tmp_path)) >= 3)
-            began = time.monotonic()
             database.cluster.stop()
-            assert time.monotonic() - began < 9
             assert "database system is shut down" in database.cluster.log.read_text()
-            receiver.wait(20)
+            receiver.wait(PATIENCE)
         first = min(name for name in os.listdir(tmp_path) if len(name) == 24)
         last = max(name for name in os.listdir(tmp_path) if len(name) == 24)
         run(debian.BINARIES / "pg_waldump", "-q", "-p", tmp_path, first, last)
@@ -113,23 +116,25 @@ def test_wal_is_received_and_the_server_can_shut_down_cleanly(serve: Serve, tmp_
         assert "CHECKPOINT_SHUTDOWN" in dump.stdout
 
 
-def test_changes_are_decoded_until_the_receiver_goes(published: Database, serve: Serve, tmp_path: Path) -> None:
-    served = serve(published)
-    out = tmp_path / "changes"
-    slot = ("--slot", "decoded")
-    run(*command("pg_recvlogical", served, *slot, "--create-slot", "-P", "test_decoding"))
-    words = command("pg_recvlogical", served, *slot, "--start", "-f", out, "--no-loop", "-F", "0", "-s", "1")
-    with running(words) as receiver:
-        for number in (1, 2):
-            fill(published)
-            wait_for(lambda wanted=number * ROWS: out.exists() and out.read_text().count("INSERT: id") == wanted)
-            # Longer than the server waits for a receiver: keepalives pass both ways.
-            time.sleep(1 if number == 1 else 6)
-            assert receiver.poll() is None
-        receiver.send_signal(signal.SIGINT)
-        assert receiver.wait(20) == 0
-    run(*command("pg_recvlogical", served, *slot, "--drop-slot"))
-    wait_for(lambda: replicating(served) == 3)
+@pytest.mark.slow
+def test_changes_are_decoded_until_the_receiver_goes(serve: Serve, tmp_path: Path) -> None:
+    with publisher(wal_sender_timeout=f"{RECEIVER_SECONDS}s") as published:
+        served = serve(published)
+        out = tmp_path / "changes"
+        slot = ("--slot", "decoded")
+        run(*command("pg_recvlogical", served, *slot, "--create-slot", "-P", "test_decoding"))
+        words = command("pg_recvlogical", served, *slot, "--start", "-f", out, "--no-loop", "-F", "0", "-s", "1")
+        with running(words) as receiver:
+            for number in (1, 2):
+                fill(published)
+                wait_for(lambda wanted=number * ROWS: out.exists() and out.read_text().count("INSERT: id") == wanted)
+                if number == 1:
+                    # Keepalives pass both ways.
+                    time.sleep(RECEIVER_SECONDS + 2)
+            receiver.send_signal(signal.SIGINT)
+            assert receiver.wait(PATIENCE) == 0
+        run(*command("pg_recvlogical", served, *slot, "--drop-slot"))
+        wait_for(lambda: replicating(served) == 3)
 
 
 def test_copy_both_by_hand_and_the_session_after_it(published: Database, serve: Serve) -> None:

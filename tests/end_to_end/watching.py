@@ -58,6 +58,11 @@ class Load:
         with self._lock:
             self.executions += 1
 
+    def goes_on(self) -> None:
+        """Wait for some more answers."""
+        enough = self.executions + 100
+        wait_for(lambda: self.executions >= enough, "answers to a load")
+
     @contextmanager
     def running(self) -> Iterator[None]:
         for thread in self._threads:
