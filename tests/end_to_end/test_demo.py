@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from pgtattle.proxy.demo.application import PLANTED
-from pgtattle.proxy.schema import Report
+from pgtattle.proxy.schema import FindingView, RepeatEvidence, Report
 from tests.waiting import PATIENCE
 
 
@@ -49,7 +49,9 @@ def test_the_demo_names_each_planted_problem_once_and_nothing_healthy(folder: Pa
     assert "Traceback" not in done.stderr
     report = msgspec.json.decode((folder / "out.json").read_bytes(), type=Report)
     tables = {one.fingerprint: one.tables for one in report.statements}
-    found = sorted((one.rule, tables[one.fingerprints[0]][0] if one.sql else "") for one in report.findings)
+    found = sorted(
+        (one.rule, tables[one.fingerprints[0]][0] if one.sql else "") for one in report.findings if not _across(one)
+    )
     assert found == sorted(PLANTED)
     (index,) = [one for one in report.findings if one.rule == "missing-index"]
     assert "ON public.reviews USING btree (reviewer)" in index.suggestion.sql
@@ -60,3 +62,8 @@ def test_the_demo_names_each_planted_problem_once_and_nothing_healthy(folder: Pa
         assert finding.title in " ".join(done.stdout.split())
     # Nothing is left behind.
     assert sorted(path.name for path in folder.iterdir()) == ["out.json"]
+
+
+def _across(finding: FindingView) -> bool:
+    """Of requests that read the same one after another, which is true as well, and seen when the machine is slow."""
+    return isinstance(finding.evidence, RepeatEvidence) and finding.evidence.across

@@ -185,7 +185,7 @@ def test_a_slow_reader_is_not_a_slow_query(
     trusting: Database, serve: Serve, tmp_path: Path, slow: Callable[[Client], None]
 ) -> None:
     # A server on a busy machine may need some time, but less than its client.
-    (tmp_path / "pgtattle.toml").write_text(f"[rules]\nslow_query_ms = {STALL * 500}\n")
+    (tmp_path / "pgtattle.toml").write_text(f"[rules]\nslow-query-ms = {STALL * 500}\n")
     served = serve(trusting)
     with Client(served.database) as client:
         client.login()
