@@ -27,12 +27,6 @@ class Body(NamedTuple):
         turns = self.loops[0].executions
         return any(after.started_ns < before.ended_ns for before, after in pairwise(turns))
 
-    @property
-    def span_ns(self) -> int:
-        """From the first start to the last end."""
-        started = min(loop.executions[0].started_ns for loop in self.loops)
-        return max(execution.ended_ns for loop in self.loops for execution in loop.executions) - started
-
 
 def bodies(loops: Sequence[Repetition]) -> list[Body]:
     """The loops of a unit, those that belong together as one."""

@@ -35,7 +35,6 @@ from pgtattle.proxy.schema import (
 )
 
 MANY: Final = 10
-LONG_NS: Final = 50_000_000
 MAX_TOLD: Final = 10_000
 MAX_REWRITTEN: Final = 5
 """Loops of a body for which one query is looked for."""
@@ -189,7 +188,7 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, joined: Confide
             elif (found is not None and not found.in_order) or _has_borders(unit, body):
                 severity, confidence = "info", "candidate"
         else:
-            severity = "high" if count >= MANY and (body.span_ns >= LONG_NS or severity == "high") else "medium"
+            severity = "high" if count >= MANY else "medium"
     elif scale == "follows":
         severity = SEVERITIES[SEVERITIES.index(severity) + 1]
         confidence = "likely"

@@ -276,9 +276,10 @@ class Repetitions:
     def _unchanged(
         self, all_: Sequence[Execution], group: list[int], values: list[Values], tables: tuple[str, ...]
     ) -> list[Execution]:
-        """The longest row of executions with the same values and no write of their tables in between."""
+        """The longest row of executions with the same values, the same result and no write of their tables between."""
         best: list[int] = []
         rows: dict[Values, list[int]] = {}
+        digests: dict[Values, int] = {}
         position = group[0]
         for index, value in zip(group, values, strict=True):
             if any(
@@ -288,6 +289,11 @@ class Repetitions:
             ):
                 rows.clear()
             position = index
+            sample = self._samples.of(all_[index].id)
+            if sample is not None and sample.digest != digests.setdefault(value, sample.digest):
+                # Others write too: who reads again to see a change asks for what was not known.
+                digests[value] = sample.digest
+                rows.pop(value, None)
             row = rows.setdefault(value, [])
             row.append(index)
             if len(row) > len(best):

@@ -220,6 +220,8 @@ def serve(print_addresses: bool, **options: Any) -> None:
 )
 @_option("--baseline", default="", metavar="FILE", help="Findings of this file are excused.")
 @_option("--update-baseline", is_flag=True, help="Write the findings of this run to the baseline file.")
+@_option("--gate-time", is_flag=True, help="Findings that are about time alone, such as slow-query, fail the run too.")
+@_option("--allow-empty", is_flag=True, help="A run in which no query reached the proxy is no failure.")
 @_option(
     "--set-env", multiple=True, metavar="NAME", help="Rewrite this database URL for the command too; may be repeated."
 )
@@ -230,6 +232,8 @@ def run(
     fail_on: Any,
     baseline: str,
     update_baseline: bool,
+    gate_time: bool,
+    allow_empty: bool,
     set_env: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -242,7 +246,9 @@ def run(
     settings = _private(options, database_url=True)
     from pgtattle.proxy import commands, server
 
-    gate = commands.Gate(fail_on=fail_on, baseline=baseline, update=update_baseline)
+    gate = commands.Gate(
+        fail_on=fail_on, baseline=baseline, update=update_baseline, gate_time=gate_time, allow_empty=allow_empty
+    )
     outputs = _outputs(report)
     with commands.private_folder() as folder:
         settings = _with_private_api(settings, folder)

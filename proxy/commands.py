@@ -18,7 +18,7 @@ from msgspec import Struct
 from pgtattle.proxy import log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
+from pgtattle.proxy.gate import Baseline, FailOn, judge, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
 from pgtattle.proxy.settings import Address, Settings
@@ -43,6 +43,8 @@ class Gate(Struct, frozen=True, kw_only=True):
     fail_on: FailOn = "high"
     baseline: str = ""
     update: bool = False
+    gate_time: bool = False
+    allow_empty: bool = False
 
 
 def say(text: str) -> None:
@@ -174,7 +176,7 @@ def exit_code(returned: int) -> int:
     return 128 - returned if returned < 0 else returned
 
 
-def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool) -> int:
+def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> int:
     """Say what was found, and give the exit code for it. What a command that `failed` did is no baseline."""
     if gate.update and gate.baseline and failed:
         say(f"pgtattle: {gate.baseline} is not updated: the command failed")
@@ -182,7 +184,7 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
         write_baseline(Path(gate.baseline), report.findings)
         baseline = read_baseline(Path(gate.baseline))
         say(f"pgtattle: findings that {gate.baseline} excuses now: {len(baseline)}")
-    verdict = judge(report.findings, gate.fail_on, baseline)
+    verdict = judge(report.findings, gate.fail_on, baseline, gate_time=gate.gate_time)
     session = report.session
     say(
         f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings, "
@@ -192,19 +194,23 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
     )
     if not session.executions:
         say(
-            "pgtattle: nothing was asked through it. Does the command connect by DATABASE_URL or PGHOST and PGPORT?"
+            "pgtattle: no query reached the proxy. Does the command connect by DATABASE_URL or PGHOST and PGPORT?"
             " --set-env NAME rewrites the URL in another variable"
         )
     for finding in report.findings:
         mark = "excused" if finding in verdict.excused else finding.severity
-        say(f"  {mark:8} {finding.rule}: {finding.title}")
+        worse = f" ({baseline[finding.id].count} in {gate.baseline})" if finding in verdict.worse else ""
+        say(f"  {mark:8} {finding.rule}: {finding.title}{worse}")
     for stale in verdict.stale:
-        say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale]}")
+        say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale].title}")
     if session.shed or session.lost:
         say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
+    if session.restarts:
+        say(f"pgtattle: the analysis was started again {session.restarts} times: findings from before are missing")
     if verdict.failing:
         return 1
-    return INCOMPLETE if session.lost else 0
+    empty = not session.executions and not gate.allow_empty
+    return INCOMPLETE if session.lost or session.restarts or empty else 0
 
 
 @contextlib.asynccontextmanager
