@@ -1,4 +1,4 @@
-"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's 15 with HypoPG, and our proxy before them."""
+"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's with HypoPG, and our proxy before them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import Report
-
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+from tests import debian
 
 _names = itertools.count(1)
 
@@ -80,8 +79,8 @@ Serve = Callable[..., Served]
 
 
 @contextlib.contextmanager
-def _cluster(version: int, binaries: Path | None = None) -> Iterator[Cluster]:
-    with Cluster(version, binaries=binaries, authentication="scram-sha-256", password="secret") as cluster:
+def _cluster(version: int) -> Iterator[Cluster]:
+    with Cluster(version, authentication="scram-sha-256", password="secret") as cluster:
         yield cluster
 
 
@@ -98,10 +97,8 @@ def postgres18() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def postgres15() -> Iterator[Cluster]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    with _cluster(15, DEBIAN_15) as cluster:
+def debian_postgres() -> Iterator[Cluster]:
+    with debian.cluster(authentication="scram-sha-256", password="secret") as cluster:
         yield cluster
 
 
@@ -137,9 +134,9 @@ def each_database(postgres: Cluster) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database15(postgres15: Cluster) -> Iterator[Database]:
-    """A fresh database on Debian's PostgreSQL 15."""
-    with fresh_database(postgres15) as made:
+def debian_database(debian_postgres: Cluster) -> Iterator[Database]:
+    """A fresh database on Debian's PostgreSQL."""
+    with fresh_database(debian_postgres) as made:
         yield made
 
 

@@ -17,13 +17,13 @@ from typing import Any, Final, Literal
 import httpx
 
 from pgtattle.proxy.demo.cluster import FOLDERS, Cluster
+from tests import debian
 from tests.compat.workshop import Unavailable
 
 Way = Literal["direct", "through"]
 WAYS: Final[tuple[Way, ...]] = ("direct", "through")
 
-DEBIAN: Final = Path("/usr/lib/postgresql/15/bin")
-CONTRIB: Final = frozenset({15})
+CONTRIB: Final = frozenset({debian.VERSION})
 """Versions that come with PostgreSQL's own extensions; the wheel's do not."""
 
 SETTINGS: Final = {"max_prepared_transactions": "20", "wal_level": "logical", "timezone": "UTC"}
@@ -72,10 +72,10 @@ class Server:
 @contextlib.contextmanager
 def serving(way: Way, version: int, log: Path) -> Iterator[Server]:
     """A fresh server; what the proxy before it says goes to `log`."""
-    if version == 15 and not DEBIAN.exists():
-        raise Unavailable("Debian's PostgreSQL 15 is not installed")
-    programs = DEBIAN if version == 15 else _wheel(version)
-    binaries = DEBIAN if version == 15 else None
+    if version not in (debian.VERSION, *FOLDERS):
+        raise Unavailable(f"PostgreSQL {version} is not installed")
+    programs = debian.BINARIES if version == debian.VERSION else _wheel(version)
+    binaries = debian.BINARIES if version == debian.VERSION else None
     with Cluster(
         version, binaries=binaries, authentication="scram-sha-256", password=PASSWORD, settings=SETTINGS
     ) as cluster:

@@ -24,7 +24,8 @@ import psycopg2
 import pytest
 
 from pgtattle.proxy.schema import ExecutionPage
-from tests.conftest import DEBIAN_15, Database, Serve, Served
+from tests import debian
+from tests.conftest import Database, Serve, Served
 from tests.end_to_end.server_log import Judge, Seen, counted_by_calls, judging, plain
 from tests.end_to_end.watching import report, wait_for
 from tests.end_to_end.wire import FLUSH, SYNC, Client, bind, execute, frame, parse, query
@@ -189,7 +190,7 @@ def with_tools(database: Database, name: str) -> None:
     where = ("-h", database.host, "-p", str(database.port))
     script = "SELECT 1 \\; SELECT 2;\n\\d item\nSELECT 1/0;\n\\lo_import /dev/null\nBEGIN;\nSELECT 3;\nROLLBACK;\n"
     subprocess.run(["psql", "-X", *where, "postgres"], input=script, text=True, env=environment, capture_output=True)
-    pgbench = shutil.which("pgbench") or str(DEBIAN_15 / "pgbench")
+    pgbench = shutil.which("pgbench") or str(debian.BINARIES / "pgbench")
     for mode in ("simple", "extended", "prepared"):
         subprocess.run(
             [pgbench, *where, "-n", "-S", "-M", mode, "-c", "3", "-t", "200", "postgres"],

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from pgtattle.proxy.demo.cluster import Cluster
-from tests.conftest import DEBIAN_15, Database, Serve, Served
+from tests import debian
+from tests.conftest import Database, Serve, Served
 from tests.end_to_end.watching import metric, wait_for
 
 ROWS = 2_000
@@ -25,11 +25,7 @@ SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB", "wal_sender_timeout
 
 @contextmanager
 def publisher() -> Iterator[Database]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    with Cluster(
-        15, binaries=DEBIAN_15, authentication="scram-sha-256", password="secret", settings=SETTINGS
-    ) as cluster:
+    with debian.cluster(authentication="scram-sha-256", password="secret", settings=SETTINGS) as cluster:
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("CREATE TABLE item (id int PRIMARY KEY, name text)")
         yield Database("postgres", cluster.host, cluster.port, cluster.user, cluster.password, cluster)
@@ -42,7 +38,7 @@ def published() -> Iterator[Database]:
 
 
 def command(tool: str, served: Served, *arguments: str | Path) -> list[str]:
-    return [str(DEBIAN_15 / tool), "-d", served.database.dsn, *map(str, arguments)]
+    return [str(debian.BINARIES / tool), "-d", served.database.dsn, *map(str, arguments)]
 
 
 def run(*words: str | Path) -> None:
@@ -77,7 +73,7 @@ def test_a_base_backup_with_its_wal(published: Database, serve: Serve, tmp_path:
     fill(published)
     folder = tmp_path / "backup"
     run(*command("pg_basebackup", served, "-D", folder, "-X", "stream", "-c", "fast", "--manifest-checksums=SHA256"))
-    run(DEBIAN_15 / "pg_verifybackup", folder)
+    run(debian.BINARIES / "pg_verifybackup", folder)
     wait_for(lambda: replicating(served) == 2)
     assert metric(served, "pgtattle_bytes_total", direction="to_client") > 20_000_000
     # Others are looked at as ever.
@@ -106,13 +102,13 @@ def test_wal_is_received_and_the_server_can_shut_down_cleanly(serve: Serve, tmp_
             receiver.wait(20)
         first = min(name for name in os.listdir(tmp_path) if len(name) == 24)
         last = max(name for name in os.listdir(tmp_path) if len(name) == 24)
-        run(DEBIAN_15 / "pg_waldump", "-q", "-p", tmp_path, first, last)
+        run(debian.BINARIES / "pg_waldump", "-q", "-p", tmp_path, first, last)
         # What the server wrote last, after all others had gone, has arrived.
         (partial,) = tmp_path.glob("*.partial")
         wanted = partial.with_suffix("")
         partial.rename(wanted)
         dump = subprocess.run(
-            [DEBIAN_15 / "pg_waldump", "-p", tmp_path, wanted.name], capture_output=True, text=True, check=False
+            [debian.BINARIES / "pg_waldump", "-p", tmp_path, wanted.name], capture_output=True, text=True, check=False
         )
         assert "CHECKPOINT_SHUTDOWN" in dump.stdout
 

@@ -25,8 +25,8 @@ import pg8000.dbapi
 import psycopg
 import pytest
 
-from pgtattle.proxy.demo.cluster import Cluster
-from tests.conftest import DEBIAN_15, Database, Serve, Served, fresh_database
+from tests import debian
+from tests.conftest import Database, Serve, Served, fresh_database
 from tests.end_to_end.certificates import Authority, Pair
 from tests.end_to_end.watching import metric
 
@@ -55,11 +55,9 @@ class _Named(Database):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
     authority = Authority(tmp_path_factory.mktemp("authority"))
     servers, own = authority.issue("server"), authority.issue("proxy")
-    with Cluster(15, binaries=DEBIAN_15, authentication="scram-sha-256", password="secret") as cluster:
+    with debian.cluster(authentication="scram-sha-256", password="secret") as cluster:
         folder = cluster.socket_folder.parent / "data"
         for path, name in ((servers.cert, "server.crt"), (servers.key, "server.key")):
             shutil.copy(path, folder / name)
