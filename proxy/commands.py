@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from pgtattle.proxy import log
 from pgtattle.proxy.environment import child_environment, is_url
-from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
 from pgtattle.proxy.gate import Baseline, FailOn, judge, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
@@ -79,6 +79,9 @@ async def run(
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
+        if proxy.failure:
+            say("pgtattle: the command was not run: there would be no report of it")
+            raise AnalysisIncomplete(proxy.failure)
         host, port = addresses.listen.rsplit(":", 1)
         environment = child_environment(os.environ, settings.upstream, host.strip("[]"), int(port), set_env)
         code = await _command(command, environment)
@@ -86,7 +89,7 @@ async def run(
             return code
         report = await proxy.finish()
     if report is None:
-        say("pgtattle: the analysis did not end: there is no report")
+        say(f"pgtattle: there is no report: {proxy.why_no_report}")
         return code or INCOMPLETE
     missing = 0
     try:
@@ -114,9 +117,11 @@ async def dashboard(api: str, seconds: float | None = None) -> int:
     try:
         return exit_code(await asyncio.wait_for(process.wait(), seconds))
     except TimeoutError:
-        _signal(process, signal.SIGTERM)
-        await process.wait()
         return 0
+    finally:
+        if process.returncode is None:
+            _signal(process, signal.SIGTERM)
+            await process.wait()
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from pgtattle.analyzers.sql.comments import TRACE_KEY, trace_id
+from pgtattle.proxy.collector import Families
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import FindingView
 from pgtattle.proxy.views import clean
@@ -64,7 +64,7 @@ class Metrics:
         self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()
         self._findings: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._findings_total: dict[tuple[str, str], int] = {}
-        self.registry.register(_Source(self))
+        self.registry.register(Families(self.families))
 
     def observe(self, execution: Execution, tables: Sequence[str] = ()) -> None:
         """Count an execution; `tables` of its statement name it in `pgtattle_statement_info`."""
@@ -289,14 +289,6 @@ class Metrics:
             [((_label(reason),), count) for reason, count in list(relay.opaque.items())[:MAX_VALUES]],
         )
         yield _counter("pgtattle_profiler_restarts", "Restarts of the profiler process.", [], [((), relay.restarts)])
-
-
-class _Source(Collector):
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        return self._metrics.families()
 
 
 class _Admitted:

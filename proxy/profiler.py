@@ -111,7 +111,7 @@ class Profiler:
     def session(self) -> SessionView:
         """The session as it stands."""
         counters = self._counters
-        notes = []
+        notes = [counters.failure] if counters.failure else []
         if self._planner_error:
             notes.append(f"no EXPLAIN: {self._planner_error}")
         if self._pipeline.unchallenged:
@@ -135,6 +135,8 @@ class Profiler:
 
     async def ready(self) -> tuple[bool, str]:
         """True while the upstream takes connections; else why not, in words."""
+        if self._counters.failure:
+            return False, self._counters.failure
         checked, reachable = self._reachable
         if time.monotonic() - checked > PROBE_SECONDS:
             reachable = await _reaches(self._settings)

@@ -109,7 +109,23 @@ class Proxy:
             restarts=self._supervisor.restarts if self._supervisor is not None else 0,
             opaque=dict(tap.opaque),
             queue_bytes=tap.queue_bytes,
+            failure=self.failure,
         )
+
+    @property
+    def failure(self) -> str:
+        """Why nothing is analyzed, in words; empty while a profiler can run."""
+        return self._supervisor.failure if self._supervisor is not None else ""
+
+    @property
+    def why_no_report(self) -> str:
+        """Why `finish` gave none, in words."""
+        return self._supervisor.why_no_report if self._supervisor is not None else "it was not started"
+
+    async def failed(self) -> str:
+        """Wait until nothing can be analyzed; says why. For a proxy that was started."""
+        assert self._supervisor is not None
+        return await self._supervisor.failed()
 
     async def start(self) -> Addresses:
         """Listen, start the profiler and wait until both serve. Raises UsageError for an address that cannot be had."""

@@ -48,6 +48,7 @@ class RelayCounters(Struct, frozen=True, kw_only=True):
     """What the relay counts; it outlives profilers. `executions` were acknowledged by one.
 
     `connections_total` is by result (`accepted`, `refused`, `failed`) and encryption, as in `accepted/off`.
+    `failure` says that profilers die as soon as they run, and how.
     """
 
     connections_open: int = 0
@@ -60,6 +61,7 @@ class RelayCounters(Struct, frozen=True, kw_only=True):
     restarts: int = 0
     opaque: dict[str, int] = {}
     queue_bytes: int = 0
+    failure: str = ""
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):

@@ -110,8 +110,9 @@ def metric(served: Served, name: str, **labels: str) -> float:
 
 
 def answers(served: Served) -> bool:
+    """True while a profiler serves; the relay answers `/livez` alone."""
     try:
-        return served.get("/livez").status_code == 200
+        return served.get("/metrics").status_code == 200
     except Exception:
         return False
 
