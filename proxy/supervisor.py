@@ -25,6 +25,7 @@ import structlog
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.tap import Tap
+from pgtattle.proxy.tasks import Tasks
 from pgtattle.proxy.wire.control import (
     CONTROL,
     Ack,
@@ -59,12 +60,14 @@ class Supervisor:
         listen: str,
         api: socket.socket,
         metrics: socket.socket | None,
+        tasks: Tasks,
     ) -> None:
         self.restarts = 0
         self._tap = tap
         self._counters = counters
         self._api = api
         self._metrics = metrics
+        self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger()
         self._hello = Hello(
@@ -96,7 +99,7 @@ class Supervisor:
         await self._spawn()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._ready), READY_SECONDS)
-        self._ticker = self._loop.create_task(self._tell_counters())
+        self._ticker = self._tasks.start("counters for the profiler", self._tell_counters())
 
     async def finish(self, seconds: float) -> Report | None:
         """Ask for the report of all that was sent; None when no profiler could give it in time."""
@@ -210,7 +213,7 @@ class Supervisor:
         self._failures += 1
         self.restarts += 1
         self._log.warning("profiler ended, starting another", code=code, delay_seconds=delay, restarts=self.restarts)
-        self._restart = self._loop.create_task(self._spawn_after(delay))
+        self._restart = self._tasks.start("restart of the profiler", self._spawn_after(delay))
 
     async def _spawn_after(self, seconds: float) -> None:
         while True:

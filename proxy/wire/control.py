@@ -58,6 +58,7 @@ class RelayCounters(Struct, frozen=True, kw_only=True):
     restarts: int = 0
     opaque: dict[str, int] = {}
     queue_bytes: int = 0
+    task_failures: int = 0
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
