@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from pgtattle.proxy import tls, upstream
+from pgtattle.proxy import tls
 from pgtattle.proxy.errors import ProtocolViolation, UpstreamUnreachable
 from pgtattle.proxy.phases import Phase
 from pgtattle.proxy.settings import Upstream
 from pgtattle.proxy.tap import Line
 from pgtattle.proxy.tasks import Tasks
-from pgtattle.proxy.upstream import Endpoint, Leg, connect
+from pgtattle.proxy.upstream import Endpoint, Leg, cancel, connect, keep_alive
 from pgtattle.proxy.waiting import TLS_SHUTDOWN_SECONDS
 from pgtattle.proxy.wire.startup import Opening, first_packet, startup_parameters
 
@@ -62,6 +62,7 @@ class House(Struct):
     holding: Callable[[int], Collection[Endpoint]] = lambda pid: ()
     """The servers that may have the session of this backend; none when it is not one of ours."""
     connect: Callable[..., Awaitable[Leg]] = connect
+    cancel: Callable[..., Awaitable[None]] = cancel
 
 
 class Doorman:
@@ -236,7 +237,7 @@ class Doorman:
             relay.client.pause_reading()
         try:
             async with self._house.cancels:
-                await upstream.cancel(self._house.upstream, self._house.holding(pid), packet)
+                await self._house.cancel(self._house.upstream, self._house.holding(pid), packet)
         except (UpstreamUnreachable, OSError) as error:
             relay.error = str(error)
         relay.close("cancel")
@@ -256,7 +257,7 @@ class Doorman:
             return
         if relay.tls == "on" and house.certificate is not None and house.certificate.differs_from(leg.certificate):
             house.differs()
-        upstream.keep_alive(leg.transport)
+        keep_alive(leg.transport)
         relay.endpoint = leg.endpoint
         relay.await_login(house.login_seconds)
         hide_binding = bool(leg.certificate) and relay.tls == "off"

@@ -33,7 +33,7 @@ def test_a_drain_lets_a_running_exchange_end(database: Database, serve: Serve, n
     time.sleep(0.7)
     served.process.send_signal(number)
     time.sleep(0.3)
-    with pytest.raises(psycopg.OperationalError, match="refused"):
+    with pytest.raises(psycopg.OperationalError, match="pgtattle is shutting down"):
         psycopg.connect(served.database.dsn, connect_timeout=2)
     with pytest.raises(psycopg.errors.AdminShutdown, match="pgtattle is shutting down"):
         idle.execute("SELECT 1")
