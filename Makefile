@@ -9,8 +9,6 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c analyzers/sql/*.c)
 
-IMAGE := $(shell sed -n 's/^\(image\):.*/\1/p' Makefile)
-
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv demo test test-slow test-all steady check artifact image orm compat fuzz bench screenshot requirements clean
@@ -32,7 +30,7 @@ test: .venv/.dev ## run the tests that take less than ten seconds each
 test-slow: .venv/.dev ## run the other ones
 	$(BIN)/pytest $(SPREAD) -m slow --hypothesis-profile=full $(ARGS)
 
-test-all: test test-slow $(IMAGE) ## run all of them, and the image
+test-all: test test-slow image ## run all of them, and the image
 
 steady: .venv/.dev ## run both tiers again and again, on an idle machine and beside load (takes two hours)
 	$(BIN)/python -m tests.steady $(ARGS)

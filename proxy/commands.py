@@ -27,6 +27,7 @@ FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 INCOMPLETE: Final = 4
+DRAIN_FAILED: Final = 1
 LONGEST_FOLDER: Final = 70
 
 
@@ -63,9 +64,7 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)
         await stop.wait()
-        drain = asyncio.create_task(proxy.drain())
-        await asyncio.wait({drain, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    return 0
+        return await _drained(proxy, again)
 
 
 async def run(
@@ -107,7 +106,10 @@ async def watch(settings: Settings) -> int:
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
-        return await dashboard(addresses.api)
+        code = await dashboard(addresses.api)
+        again = asyncio.Event()
+        _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set())
+        return await _drained(proxy, again) or code
 
 
 async def dashboard(api: str, seconds: float | None = None) -> int:
@@ -225,6 +227,20 @@ async def _proxy(settings: Settings) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await proxy.stop()
+
+
+async def _drained(proxy: Proxy, again: asyncio.Event) -> int:
+    """Let what runs come to its end, or until `again` is set; the exit code. A drain that fails is not one."""
+    drain, second = asyncio.create_task(proxy.drain()), asyncio.create_task(again.wait())
+    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+    failure = drain.exception() if drain.done() else None
+    for task in (drain, second):
+        task.cancel()
+    await asyncio.wait({drain, second})
+    if failure is None:
+        return 0
+    say(f"pgtattle: the drain failed and sessions may have been cut: {type(failure).__name__}: {failure}")
+    return DRAIN_FAILED
 
 
 async def _command(command: Sequence[str], environment: dict[str, str]) -> int:

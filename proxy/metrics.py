@@ -289,6 +289,8 @@ class Metrics:
             [((_label(reason),), count) for reason, count in list(relay.opaque.items())[:MAX_VALUES]],
         )
         yield _counter("pgtattle_profiler_restarts", "Restarts of the profiler process.", [], [((), relay.restarts)])
+        failures = "Background tasks and callbacks of the relay that failed; the log has a line for each."
+        yield _counter("pgtattle_task_failures", failures, [], [((), relay.task_failures)])
 
 
 class _Admitted:

@@ -17,6 +17,7 @@ from typing import Final, cast
 import msgspec
 
 from pgtattle.proxy.schema import ErrorBody, ErrorView
+from pgtattle.proxy.tasks import Tasks
 
 MAX_HEAD: Final = 16 * 1024
 MAX_CLIENTS: Final = 64
@@ -28,8 +29,11 @@ PAUSE_SECONDS: Final = 0.1
 class StandIn:
     """One listening socket, which stays its owner's; `why` says what is the matter, in words."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listening: socket.socket, why: Callable[[], str]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tasks: Tasks, listening: socket.socket, why: Callable[[], str]
+    ) -> None:
         self._loop = loop
+        self._tasks = tasks
         self._listening = listening
         self._why = why
         self._open = False
@@ -58,7 +62,7 @@ class StandIn:
                 self._pause()
                 return
             accepted.setblocking(False)
-            task = self._loop.create_task(self._answer(accepted))
+            task = self._tasks.start("answer while no profiler runs", self._answer(accepted))
             self._clients.add(task)
             task.add_done_callback(self._clients.discard)
 

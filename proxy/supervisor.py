@@ -28,6 +28,7 @@ from pgtattle.proxy.schema import Report
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.standin import StandIn
 from pgtattle.proxy.tap import Tap
+from pgtattle.proxy.tasks import Tasks
 from pgtattle.proxy.wire.control import (
     CONTROL,
     Ack,
@@ -74,6 +75,7 @@ class Supervisor:
         listen: str,
         api: socket.socket,
         metrics: socket.socket | None,
+        tasks: Tasks,
     ) -> None:
         self.restarts = 0
         self.failure = ""
@@ -82,6 +84,7 @@ class Supervisor:
         self._counters = counters
         self._api = api
         self._metrics = metrics
+        self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger()
         self._hello = Hello(
@@ -93,9 +96,9 @@ class Supervisor:
             api_fd=api.fileno(),
             metrics_fd=metrics.fileno() if metrics is not None else -1,
         )
-        self._standins = [StandIn(self._loop, api, lambda: self._why(settings.api.is_local))]
+        self._standins = [StandIn(self._loop, tasks, api, lambda: self._why(settings.api.is_local))]
         if metrics is not None:
-            self._standins.append(StandIn(self._loop, metrics, lambda: self._why(False)))
+            self._standins.append(StandIn(self._loop, tasks, metrics, lambda: self._why(False)))
         self._process: subprocess.Popen[bytes] | None = None
         self._output: ChildOutput | None = None
         self._last_words = self._hung = ""
@@ -127,7 +130,7 @@ class Supervisor:
             standin.open()
         await self._spawn()
         await self._first(READY_SECONDS, self._ready, self._failed)
-        self._ticker = self._loop.create_task(self._tell_counters())
+        self._ticker = self._tasks.start("counters for the profiler", self._tell_counters())
 
     async def failed(self) -> str:
         """Wait until nothing can be analyzed; says why."""
@@ -269,7 +272,7 @@ class Supervisor:
             return
         for standin in self._standins:
             standin.open()
-        self._restart = self._loop.create_task(self._replace(self._process, self._output))
+        self._restart = self._tasks.start("restart of the profiler", self._replace(self._process, self._output))
 
     async def _replace(self, process: subprocess.Popen[bytes], output: ChildOutput) -> None:
         """Take note of how a profiler ended, and start another."""

@@ -232,13 +232,18 @@ class Line:
         return self._state.ended
 
     @property
+    def between_messages(self) -> bool:
+        """True when no message of either side has passed in part."""
+        return self._state.between_messages
+
+    @property
     def quiescent(self) -> bool:
-        """True when every request was answered."""
+        """True when every request was answered, and no message has passed in part."""
         return self._state.quiescent
 
     @property
     def idle(self) -> bool:
-        """True when every request was answered and no transaction is open."""
+        """True when it is quiescent and no transaction is open."""
         return self._state.quiescent and self._state.status == _IDLE
 
     def startup(self, packet: bytes) -> None:

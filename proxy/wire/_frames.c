@@ -239,7 +239,7 @@ static PyObject *scan_and_pack(State *s, PyObject *chunk, int backend) {
         if (size) put32((uint8_t *)PyByteArray_AS_STRING(s->out) + start + HEADER - 4, size);
         else if (PyByteArray_Resize(s->out, start) < 0) failed = EXCEPTION;
     }
-    if (failed) s->begun += done;
+    if (failed) s->begun += done, s->sides[backend].length = s->sides[backend].skip = 0;
     else if (!s->blind) s->ended += done;
     PyErr_Clear(); /* an exception is told as one, and never reaches the socket */
     int wake = size && (!start || PyByteArray_GET_SIZE(s->out) >= FLUSH_BYTES);
@@ -254,8 +254,12 @@ static PyObject *scan_and_pack(State *s, PyObject *chunk, int backend) {
 static PyObject *frontend(State *s, PyObject *chunk) { return scan_and_pack(s, chunk, 0); }
 static PyObject *backend(State *s, PyObject *chunk) { return scan_and_pack(s, chunk, 1); }
 static PyObject *close_state(State *s, PyObject *_) { s->off = 1; Py_CLEAR(s->notice); Py_RETURN_NONE; }
+static int is_between(State *s) {
+    return !(s->sides[0].length || s->sides[0].skip || s->sides[1].length || s->sides[1].skip);
+}
+static PyObject *between_messages(State *s, void *_) { return PyBool_FromLong(is_between(s)); }
 static PyObject *quiescent(State *s, void *_) {
-    return PyBool_FromLong(s->authenticated && s->first == s->last && !s->open);
+    return PyBool_FromLong(s->authenticated && s->first == s->last && !s->open && is_between(s));
 }
 static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *_) {
     PyObject *out, *notice, *events;
@@ -278,7 +282,9 @@ static PyMemberDef members[] = {
     {"blind", T_BOOL, offsetof(State, blind)}, {"suspended", T_INT, offsetof(State, suspensions), READONLY},
     {"authenticated", T_BOOL, offsetof(State, authenticated), READONLY}, {NULL},
 };
-static PyGetSetDef properties[] = {{"quiescent", (getter)quiescent}, {NULL}};
+static PyGetSetDef properties[] = {
+    {"quiescent", (getter)quiescent}, {"between_messages", (getter)between_messages}, {NULL},
+};
 static PyMethodDef methods[] = {
     {"frontend", (PyCFunction)frontend, METH_O, NULL}, {"backend", (PyCFunction)backend, METH_O, NULL},
     {"close", (PyCFunction)close_state, METH_NOARGS, NULL}, {NULL},

@@ -62,6 +62,7 @@ class RelayCounters(Struct, frozen=True, kw_only=True):
     opaque: dict[str, int] = {}
     queue_bytes: int = 0
     failure: str = ""
+    task_failures: int = 0
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):

@@ -88,6 +88,11 @@ class _Side:
         self.part = bytearray()
         self.skip = 0
 
+    def forget(self) -> None:
+        """Be between frames."""
+        self.part.clear()
+        self.skip = 0
+
 
 class State:
     """One connection, both directions: `frontend` and `backend` take its chunks, and append their records to `out`.
@@ -142,9 +147,14 @@ class State:
         return len(self._suspended)
 
     @property
+    def between_messages(self) -> bool:
+        """True when neither side has sent a frame in part."""
+        return not any(side.part or side.skip for side in self._sides)
+
+    @property
     def quiescent(self) -> bool:
-        """True when the login is over and every request was answered."""
-        return self.authenticated and not self._pending and not self._open
+        """True when the login is over, every request was answered and no frame has begun."""
+        return self.authenticated and not self._pending and not self._open and self.between_messages
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -312,6 +322,7 @@ def scan_and_pack(chunk: bytes, state: State, backend: bool) -> None:
             del out[start:]
     if reason:
         state.begun += done
+        state._sides[backend].forget()
     elif not state.blind:
         state.ended += done
     wake = size and (not start or len(out) >= FLUSH_BYTES)

@@ -45,8 +45,11 @@ def test_a_drain_lets_a_running_exchange_end(database: Database, serve: Serve, n
 
 
 def refused(database: Database) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((database.host, database.port)) == errno.ECONNREFUSED
+    try:
+        psycopg.connect(database.dsn).close()
+    except psycopg.OperationalError as error:
+        return "pgtattle is shutting down" in str(error)
+    return False
 
 
 def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> None:

@@ -41,6 +41,7 @@ CONTRACT = {
     "pgtattle_opaque_connections_total": {"reason"},
     "pgtattle_parse_fallback_total": {"reason"},
     "pgtattle_profiler_restarts_total": set(),
+    "pgtattle_task_failures_total": set(),
     "pgtattle_build_info": {"version", "python"},
 }
 
@@ -142,12 +143,17 @@ def test_a_transaction_sent_in_one_exchange_ends_once() -> None:
 
 def test_what_the_relay_counts_goes_on_where_it_stood() -> None:
     metrics = Metrics()
-    metrics.relay(RelayCounters(bytes_to_server=10, bytes_to_client=20, lost=1, restarts=1, queue_bytes=7))
-    metrics.relay(RelayCounters(bytes_to_server=11, bytes_to_client=20, lost=1, restarts=1, queue_bytes=3))
+    for sent, queued in ((10, 7), (11, 3)):
+        metrics.relay(
+            RelayCounters(
+                bytes_to_server=sent, bytes_to_client=20, lost=1, restarts=1, queue_bytes=queued, task_failures=2
+            )
+        )
     assert value(metrics, "pgtattle_bytes_total", direction="to_server") == 11
     assert value(metrics, "pgtattle_bytes_total", direction="to_client") == 20
     assert value(metrics, "pgtattle_tap_lost_executions_total") == 1
     assert value(metrics, "pgtattle_profiler_restarts_total") == 1
+    assert value(metrics, "pgtattle_task_failures_total") == 2
     assert value(metrics, "pgtattle_tap_queue_bytes") == 3
 
 
