@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Final, Generic, Literal, TypeVar
 
 from pgtattle.analyzers.sql.comments import tags
-from pgtattle.analyzers.sql.fingerprint import NormalForm, fingerprint, normalize
+from pgtattle.analyzers.sql.fingerprint import RESERVED, NormalForm, fingerprint, normalize
 from pgtattle.analyzers.sql.shapes import Template, shape, template
-from pgtattle.analyzers.sql.tokens import Token, capitals, tokenize, value
+from pgtattle.analyzers.sql.standard_strings import standard
+from pgtattle.analyzers.sql.tokens import Token, capitals, closed, tokenize, value
 from pgtattle.proxy.events import Statement, Text
 
 MAX_SQL: Final = 65_536
@@ -46,6 +47,8 @@ _SECRET_TEXT: Final = re.compile(rf"\bpassword\s*(?::?=|e?'|\$)|{_URL}", re.I)
 """A literal that is itself a connection string or a statement with a password, such as the body of a DO."""
 _SECRET_CALLS: Final = frozenset(("dblink", "dblink_connect", "dblink_connect_u", "dblink_exec", "crypt"))
 _MASK: Final = "'***'"
+_BEHIND_LITERALS: Final = RESERVED | {"UESCAPE"}
+"""What may follow a literal without a space between them."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -94,8 +97,12 @@ class Texts:
         self._shapes: Bounded[str, Template | Literal["seen", "none"]] = Bounded(max_entries, max_bytes)
         self._statements: Bounded[str, Statement] = Bounded(2 * max_entries, max_bytes)
 
-    def read(self, sql: str, truncated: bool = False) -> tuple[Text, ...]:
-        """The statements of a text, in order; at least one. `truncated` says that the end is missing."""
+    def read(self, sql: str, truncated: bool = False, escapes: bool = False) -> tuple[Text, ...]:
+        """The statements of a text, in order; at least one. `truncated` says that the end is missing, `escapes` that
+        standard_conforming_strings is off.
+        """
+        if escapes and "\\" in sql:
+            sql = standard(sql)
         found = None if truncated else self._cache.get(sql)
         if found is not None:
             return found
@@ -130,7 +137,8 @@ class Texts:
         return known.text(sql, found, tags(found.comments) if found.comments else {})
 
     def _lex(self, sql: str, truncated: bool) -> tuple[Text, ...]:
-        pieces = _split(tokenize(sql))
+        tokens = tokenize(sql)
+        pieces = _split(tokens if truncated else _certain(tokens, len(sql)))
         return tuple(self._text(sql, tokens, len(pieces) == 1, truncated) for tokens in pieces)
 
     def _text(self, sql: str, tokens: list[Token], alone: bool, truncated: bool) -> Text:
@@ -140,7 +148,7 @@ class Texts:
         command = _command(significant)
         if _SECRET.search(own):
             own, significant = _masked(own, tokens[0].start if not alone else 0, significant, command)
-        form = normalize(significant, command)
+        form = normalize(significant, command) if command != "OTHER" else _no_statement(own)
         return Text(
             sql=own,
             statement=self._statement(form, command),
@@ -158,6 +166,43 @@ class Texts:
             found = Statement(form.fingerprint or fingerprint(sql), sql, command, kind)  # type: ignore[arg-type]
             self._statements.put(form.fingerprint, found, 2 * len(sql) + 200)
         return found
+
+
+def _no_statement(sql: str) -> NormalForm:
+    """What begins with no command is nobody's SQL: of its words, each may be a password, none is shown."""
+    return hidden("not a statement", "", len(sql.encode("utf-8", "replace")))
+
+
+def hidden(why: str, command: str, size: int) -> NormalForm:
+    """In the place of a normal form that must not be shown: the command, why, and the size in bytes."""
+    sql = f"{command} ({why}, {size} bytes)".lstrip()
+    return NormalForm(sql, fingerprint(sql), (), ())
+
+
+def _certain(tokens: list[Token], total: int) -> list[Token]:
+    """The tokens up to the one behind which nobody can tell text from literals; a mark stands for the others.
+
+    So where a literal ends inside a word, as in 'O'Brien', and from the first literal on where one is never closed: the
+    server refuses such a text as a whole.
+    """
+    end = len(tokens)
+    last = tokens[-1] if tokens else None
+    if last is not None and last.end == total and not closed(last):
+        first = next((n for n, one in enumerate(tokens) if one.kind in ("string", "bits")), end)
+        end = min(first + 1, end - (last.kind == "quoted"))
+    for number in range(1, end):
+        token, before = tokens[number], tokens[number - 1]
+        if (
+            token.start == before.end
+            and (before.kind == "string" or before.kind == "bits")
+            and before.text[0] != "$"
+            and (token.kind == "quoted" or (token.kind == "word" and capitals(token.text) not in _BEHIND_LITERALS))
+        ):
+            end = number
+            break
+    if end == len(tokens):
+        return tokens
+    return [*tokens[:end], Token("operator", "…", tokens[end].start, total)]
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:
