@@ -47,6 +47,7 @@ _SECRET_TEXT: Final = re.compile(rf"\bpassword\s*(?::?=|e?'|\$)|{_URL}", re.I)
 """A literal that is itself a connection string or a statement with a password, such as the body of a DO."""
 _SECRET_CALLS: Final = frozenset(("dblink", "dblink_connect", "dblink_connect_u", "dblink_exec", "crypt"))
 _MASK: Final = "'***'"
+_FIRST_WORD: Final = re.compile(rb"\s*([A-Za-z]+)(?![\w$\x80-\xff])")
 _BEHIND_LITERALS: Final = RESERVED | {"UESCAPE"}
 """What may follow a literal without a space between them."""
 
@@ -169,12 +170,22 @@ class Texts:
 
 
 def _no_statement(sql: str) -> NormalForm:
-    """What begins with no command is nobody's SQL: of its words, each may be a password, none is shown."""
-    return hidden("not a statement", "", len(sql.encode("utf-8", "replace")))
+    """What begins with no command is no SQL: each of its words may be a password, and none is shown."""
+    return _hidden("not a statement", "", len(sql.encode("utf-8", "replace")))
 
 
-def hidden(why: str, command: str, size: int) -> NormalForm:
-    """In the place of a normal form that must not be shown: the command, why, and the size in bytes."""
+def unreadable(sql: bytes, why: str) -> Text:
+    """In the place of a text that cannot be read for sure: its command, and its size."""
+    found = _FIRST_WORD.match(sql)
+    word = found[1].decode("ascii").upper() if found is not None else ""
+    command = _SAME.get(word, word)
+    command = command if command in _COMMANDS else "OTHER"
+    form = _hidden(f"text {why}", command if command != "OTHER" else "", len(sql))
+    kind = "transaction" if _KINDS.get(command) == "transaction" else "utility"
+    return Text(form.sql, Statement(form.fingerprint, form.sql, command, kind))  # type: ignore[arg-type]
+
+
+def _hidden(why: str, command: str, size: int) -> NormalForm:
     sql = f"{command} ({why}, {size} bytes)".lstrip()
     return NormalForm(sql, fingerprint(sql), (), ())
 

@@ -57,7 +57,8 @@ _TOKEN: Final = _tokens(rf"[eE]{_ESCAPED} | (?:[nN]|[uU]&)?{_PLAIN}")
 # Where plain strings have escapes the server refuses U&'', and reads no further.
 _TOKEN_ESCAPES: Final = _tokens(rf"[eEnN]?{_ESCAPED} | [uU]&'.*\Z")
 _CLOSED: Final = re.compile(
-    rf"[eE]{_ESCAPED}|(?:[nNbBxX]|[uU]&)?{_PLAIN}|(?:[uU]&)?\"[^\"]*(?:\"\"[^\"]*)*(?:\"|\Z)".replace(r"|\Z)", ")"), re.S
+    rf"[eE]{_ESCAPED}|(?:[nNbBxX]|[uU]&)?{_PLAIN}|(?:[uU]&)?\"[^\"]*(?:\"\"[^\"]*)*(?:\"|\Z)".replace(r"|\Z)", ")"),
+    re.S,
 )
 _PLAIN_VALUE: Final = re.compile(_PLAIN_PART)
 _ESCAPED_VALUE: Final = re.compile(_ESCAPED_PART, re.S)
