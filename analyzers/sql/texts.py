@@ -191,29 +191,28 @@ def _hidden(why: str, command: str, size: int) -> NormalForm:
 
 
 def _certain(tokens: list[Token], total: int) -> list[Token]:
-    """The tokens up to the one behind which nobody can tell text from literals; a mark stands for the others.
+    """The tokens; of a text whose quotes do not match those up to its first literal, and a mark for the others.
 
-    So where a literal ends inside a word, as in 'O'Brien', and from the first literal on where one is never closed: the
-    server refuses such a text as a whole.
+    The server refuses such a text as a whole, and nobody can tell which of its words are names.
     """
-    end = len(tokens)
-    last = tokens[-1] if tokens else None
-    if last is not None and last.end == total and not closed(last):
-        first = next((n for n, one in enumerate(tokens) if one.kind in ("string", "bits")), end)
-        end = min(first + 1, end - (last.kind == "quoted"))
-    for number in range(1, end):
-        token, before = tokens[number], tokens[number - 1]
-        if (
-            token.start == before.end
-            and (before.kind == "string" or before.kind == "bits")
-            and before.text[0] != "$"
-            and (token.kind == "quoted" or (token.kind == "word" and capitals(token.text) not in _BEHIND_LITERALS))
-        ):
-            end = number
-            break
-    if end == len(tokens):
+    if not any(map(_misquoted, tokens, tokens[1:])) and (not tokens or closed(tokens[-1])):
         return tokens
-    return [*tokens[:end], Token("operator", "…", tokens[end].start, total)]
+    end = next(number for number, token in enumerate(tokens) if token.kind in ("string", "bits", "quoted"))
+    end += tokens[end].kind != "quoted"
+    return tokens if end == len(tokens) else [*tokens[:end], Token("operator", "…", tokens[end].start, total)]
+
+
+def _misquoted(one: Token, following: Token) -> bool:
+    """True where a literal ends inside a word, as in 'O'Brien'."""
+    return (
+        one.end == following.start
+        and (one.kind == "string" or one.kind == "bits")
+        and one.text[0] != "$"
+        and (
+            following.kind == "quoted"
+            or (following.kind == "word" and capitals(following.text) not in _BEHIND_LITERALS)
+        )
+    )
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:
