@@ -35,5 +35,5 @@ class Finding(Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """16 hex digits that survive restarts and new literals."""
-        key = "\0".join((self.rule, self.subject, self.route)).encode()
+        key = "\0".join((self.rule, self.subject, self.route)).encode("utf-8", "replace")
         return hashlib.blake2b(key, digest_size=8).hexdigest()

@@ -221,9 +221,9 @@ class _Session:
     def _explain(self, statement: str, parameters: tuple[Parameter, ...]) -> bytes:
         """EXPLAIN with the captured values, which are sent as they came."""
         result = self._connection.pgconn.exec_params(
-            _EXPLAIN + statement.encode(),
+            _EXPLAIN + _sent(statement),
             [
-                None if one.value is None else one.binary if one.binary is not None else one.value.encode()
+                None if one.value is None else one.binary if one.binary is not None else _sent(one.value)
                 for one in parameters
             ],
             [one.oid for one in parameters],
@@ -262,6 +262,11 @@ class _Session:
         )
 
 
+def _sent(text: str) -> bytes:
+    """Text as it was sent: in a database of SQL_ASCII it may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _unanswered(question: Question, error: str) -> Answer:
     match question:
         case IndexQuestion():
@@ -273,7 +278,12 @@ def _unanswered(question: Question, error: str) -> Answer:
 
 
 def _connect(dsn: str, password: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:
-    more: dict[str, str] = {"application_name": "pgtattle", "connect_timeout": "5", "options": _OPTIONS}
+    more: dict[str, str] = {
+        "application_name": "pgtattle",
+        "client_encoding": "UTF8",
+        "connect_timeout": "5",
+        "options": _OPTIONS,
+    }
     if password:
         more["password"] = password
     if database:

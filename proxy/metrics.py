@@ -23,11 +23,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar
 
+from pgtattle.analyzers.reports.harmless import harmless
 from pgtattle.analyzers.sql.comments import TRACE_KEY, trace_id
 from pgtattle.proxy.collector import Families
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import FindingView
-from pgtattle.proxy.views import clean
 from pgtattle.proxy.wire.control import RelayCounters
 
 OTHER: Final = "other"
@@ -388,4 +388,4 @@ def _histogram(
 
 
 def _label(value: str) -> str:
-    return clean(value)[:_MAX_VALUE_LENGTH]
+    return harmless(value[:_MAX_VALUE_LENGTH])

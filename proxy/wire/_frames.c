@@ -6,7 +6,7 @@
 enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
        SAMPLED = 32768 };
 enum { UNKNOWN_TYPE = 1, BAD_LENGTH, OVER_LIMIT, IMPOSSIBLE, STATE_CAP, BAD_MESSAGE, EXCEPTION };
-enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
+enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, STATUS, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
 typedef struct { int keep; uint32_t limit; } Entry; static Entry tables[2][256];
 typedef struct { uint8_t *part; size_t length, room; uint64_t skip; } Side;
 typedef struct { uint8_t kind, event; uint64_t name; PyObject *bytes; } Request; /* a portal's name; an event */
@@ -157,6 +157,7 @@ static int answer(State *s, int kind, const uint8_t *body, size_t size, long lon
     case 'T': case 'n': if (at == 'D') drop(s, 1); return 0;
     case 'G': if (at == 'E' || at == 'Q') copy_in(s); return 0;
     case 'K': return tell(s, KEY, body, size, NULL);
+    case 'S': return tell(s, STATUS, body, size, NULL);
     }
     return 0;
 }

@@ -50,6 +50,7 @@ CLOSED: Final = 2
 KEY: Final = 3
 MISSED: Final = 4
 EXCHANGE: Final = 5
+STATUS: Final = 6
 
 _DROP: Final = -1
 _COUNT: Final = -2
@@ -102,9 +103,9 @@ class State:
     when `out` was empty or holds FLUSH_BYTES, and always while `blind`, when nothing is packed.
 
     `events` are (kind, bytes): PREPARED (the Parse frame of a named statement that was made), CLOSED (the name of one
-    that was closed), KEY (the beginning of BackendKeyData) and, while blind, MISSED (the command tag of an execution)
-    and EXCHANGE (the end of one). `begun` counts executions whose exchange has not ended, `ended` those that were
-    packed whole, `suspended` portals that wait to be resumed.
+    that was closed), KEY (the beginning of BackendKeyData), STATUS (the body of a ParameterStatus) and, while blind,
+    MISSED (the command tag of an execution) and EXCHANGE (the end of one). `begun` counts executions whose exchange has
+    not ended, `ended` those that were packed whole, `suspended` portals that wait to be resumed.
     """
 
     __slots__ = (
@@ -229,6 +230,8 @@ class State:
                     self._copy_in()
             case 0x4B:  # BackendKeyData
                 self.events.append((KEY, body))
+            case 0x53:  # ParameterStatus
+                self.events.append((STATUS, body))
         return 0
 
     def _begin(self, tag: bytes) -> None:

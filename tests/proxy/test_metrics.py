@@ -232,7 +232,22 @@ def test_hostile_labels_cannot_break_the_exposition() -> None:
     metrics.observe(execution(1, connection=stranger, sqlstate='"\n'), ('t"\n',))
     for body, _ in (metrics.exposition(), metrics.exposition(OPENMETRICS)):
         assert not any(line.startswith(b"pgtattle_x") for line in body.splitlines())
-    assert any(dict(labels).get("database", "").startswith('a"} 1\n') for _, labels in samples(metrics))
+    assert any(
+        dict(labels).get("database", "").startswith('a"} 1\N{SYMBOL FOR LINE FEED}') for _, labels in samples(metrics)
+    )
+
+
+def test_control_characters_of_names_stay_out() -> None:
+    metrics = Metrics()
+    controls = [*range(1, 32), *range(127, 160), 0xAD, 0x61C, 0x202E, 0x2066, 0x200B, 0x2028, 0xFEFF, 0xD800, 0xDCFF]
+    for number, code in enumerate([*controls, 0xE0001]):
+        name = f"a{chr(code)}b"
+        stranger = Connection(id=1, client="c", opened_ns=0, database=name)
+        metrics.observe(execution(number, connection=stranger), (name,))
+    body = metrics.exposition()[0].decode()
+    assert not set(map(chr, [*controls, 0xE0001])) - {"\n"} & set(body)
+    assert 'database="a\N{SYMBOL FOR START OF HEADING}b"' in body
+    assert 'database="a\N{REPLACEMENT CHARACTER}b"' in body
 
 
 def test_promtool_has_no_complaints() -> None:
