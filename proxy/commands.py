@@ -18,6 +18,7 @@ from msgspec import Struct
 from pgtattle.proxy import log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.files import can_write, write_whole
 from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
@@ -43,6 +44,7 @@ class Gate(Struct, frozen=True, kw_only=True):
     fail_on: FailOn = "high"
     baseline: str = ""
     update: bool = False
+    require_explain: bool = False
 
 
 def say(text: str) -> None:
@@ -138,9 +140,8 @@ def check_outputs(outputs: Sequence[Output]) -> None:
     for output in outputs:
         if output.format not in FORMATS:
             raise UsageError(f"--report {output.format}=…: known formats are {', '.join(FORMATS)}")
-        folder = Path(output.path).absolute().parent
-        if output.path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UsageError(f"--report {output.format}={output.path}: the folder {folder} cannot be written to")
+        if output.path != "-" and not can_write(output.path):
+            raise UsageError(f"--report {output.format}={output.path}: this cannot be written to; name another path")
 
 
 def check_variables(names: Sequence[str]) -> None:
@@ -162,7 +163,7 @@ def write(outputs: Sequence[Output], report: Report) -> None:
             if output.path == "-":
                 print(text, flush=True)
             else:
-                Path(output.path).write_text(text, encoding="utf-8")
+                write_whole(output.path, text)
         except OSError as error:
             failures.append(f"--report {output.format}={output.path}: {error.strerror}")
     if failures:
@@ -202,9 +203,13 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
         say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale]}")
     if session.shed or session.lost:
         say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
+    unexplained = gate.require_explain and session.explain.state != "ok"
+    if unexplained:
+        reason = f": {session.explain.reason}; {session.explain.cure}" if session.explain.reason else ""
+        say(f"pgtattle: --require-explain: EXPLAIN is not available ({session.explain.state}){reason}")
     if verdict.failing:
         return 1
-    return INCOMPLETE if session.lost else 0
+    return INCOMPLETE if session.lost or unexplained else 0
 
 
 @contextlib.asynccontextmanager
