@@ -80,7 +80,10 @@ _CONFIG = click.option(
     help="A TOML file; default: pgtattle.toml, or [tool.pgtattle] of pyproject.toml, in this folder.",
 )
 _UPSTREAM = _option(
-    "--upstream", default="", metavar="DSN", help="PostgreSQL: a libpq URI or keywords, without a password."
+    "--upstream",
+    default="",
+    metavar="DSN",
+    help="PostgreSQL: a libpq URI or keywords, without a password; default: DATABASE_URL, else the PG* variables.",
 )
 _LISTEN = _option(
     "--listen", multiple=True, default=[config.DEFAULT_LISTEN], show_default=True, metavar="ADDR",
@@ -167,18 +170,31 @@ def _options(*groups: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def _settings(options: Mapping[str, Any], *, database_url: bool = False) -> Settings:
+def _settings(options: Mapping[str, Any]) -> Settings:
     """Settings of a command's options; refuses passwords that came by the command line."""
     context = click.get_current_context()
     for name, variable in _PASSWORD_VARIABLES.items():
         by_flag = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if by_flag and "password" in dsn.parse(options[name]):
+        if by_flag and dsn.holds_password(options[name]):
             raise UsageError(
                 f"--{name.replace('_', '-')}: a password on the command line can be read by everybody on this machine; "
                 f"set {variable} instead"
             )
-    upstream = dsn.upstream(options["upstream"], os.environ, database_url=database_url)
-    return config.settings(options, upstream, context.meta.get("rules", RuleSettings()))
+    by_variable = context.get_parameter_source("upstream") is ParameterSource.ENVIRONMENT
+    given = "" if by_variable else options["upstream"]
+    upstream = dsn.upstream(given, os.environ)
+    if upstream.ignored:
+        names = ", ".join(upstream.ignored)
+        click.echo(f"pgtattle: {names} of the database URL left out: not an option of libpq", err=True)
+    settings = config.settings(options, upstream, context.meta.get("rules", RuleSettings()))
+    for address in upstream.addresses:
+        if any(config.same_place(address, listen) for listen in settings.listen):
+            where = dsn.source(given, os.environ)[0]
+            raise UsageError(
+                f"{where}: {address} is where this proxy listens itself; set PGTATTLE_UPSTREAM to PostgreSQL's own "
+                "address, or --listen elsewhere"
+            )
+    return settings
 
 
 def _outputs(reports: tuple[str, ...]) -> list[Any]:
@@ -222,6 +238,7 @@ def serve(print_addresses: bool, **options: Any) -> None:
 @_option("--update-baseline", is_flag=True, help="Write the findings of this run to the baseline file.")
 @_option("--gate-time", is_flag=True, help="Findings that are about time alone, such as slow-query, fail the run too.")
 @_option("--allow-empty", is_flag=True, help="A run in which no query reached the proxy is no failure.")
+@_option("--require-explain", is_flag=True, help="Exit 4 when the server's planner could not be asked (EXPLAIN).")
 @_option(
     "--set-env", multiple=True, metavar="NAME", help="Rewrite this database URL for the command too; may be repeated."
 )
@@ -234,6 +251,7 @@ def run(
     update_baseline: bool,
     gate_time: bool,
     allow_empty: bool,
+    require_explain: bool,
     set_env: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -243,11 +261,16 @@ def run(
     """
     if update_baseline and not baseline:
         raise UsageError("--update-baseline needs --baseline FILE to write to")
-    settings = _private(options, database_url=True)
+    settings = _private(options)
     from pgtattle.proxy import commands, server
 
     gate = commands.Gate(
-        fail_on=fail_on, baseline=baseline, update=update_baseline, gate_time=gate_time, allow_empty=allow_empty
+        fail_on=fail_on,
+        baseline=baseline,
+        update=update_baseline,
+        gate_time=gate_time,
+        allow_empty=allow_empty,
+        require_explain=require_explain,
     )
     outputs = _outputs(report)
     with commands.private_folder() as folder:
@@ -334,9 +357,9 @@ def healthcheck(listen: tuple[str, ...]) -> None:
         raise PgtattleError(f"nothing accepts connections at {where}: {error.strerror or error}") from error
 
 
-def _private(options: Mapping[str, Any], *, database_url: bool) -> Settings:
+def _private(options: Mapping[str, Any]) -> Settings:
     """Settings of a command that brings its own listener."""
-    return _settings({**options, "listen": ["127.0.0.1:0"], "api": "unix:/unset"}, database_url=database_url)
+    return _settings({**options, "listen": ["127.0.0.1:0"], "api": "unix:/unset"})
 
 
 def _with_private_api(settings: Settings, folder: Path, log_file: str = "") -> Settings:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from pgtattle.proxy import log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
+from pgtattle.proxy.files import can_write, write_whole
 from pgtattle.proxy.gate import Baseline, FailOn, judge, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
@@ -46,6 +47,7 @@ class Gate(Struct, frozen=True, kw_only=True):
     update: bool = False
     gate_time: bool = False
     allow_empty: bool = False
+    require_explain: bool = False
 
 
 def say(text: str) -> None:
@@ -147,9 +149,8 @@ def check_outputs(outputs: Sequence[Output]) -> None:
     for output in outputs:
         if output.format not in FORMATS:
             raise UsageError(f"--report {output.format}=…: known formats are {', '.join(FORMATS)}")
-        folder = Path(output.path).absolute().parent
-        if output.path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UsageError(f"--report {output.format}={output.path}: the folder {folder} cannot be written to")
+        if output.path != "-" and not can_write(output.path):
+            raise UsageError(f"--report {output.format}={output.path}: this cannot be written to; name another path")
 
 
 def check_variables(names: Sequence[str]) -> None:
@@ -171,7 +172,7 @@ def write(outputs: Sequence[Output], report: Report) -> None:
             if output.path == "-":
                 print(text, flush=True)
             else:
-                Path(output.path).write_text(text, encoding="utf-8")
+                write_whole(output.path, text)
         except OSError as error:
             failures.append(f"--report {output.format}={output.path}: {error.strerror}")
     if failures:
@@ -214,10 +215,14 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
         say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
     if session.restarts:
         say(f"pgtattle: the analysis was started again {session.restarts} times: findings from before are missing")
+    unexplained = gate.require_explain and session.explain.state != "ok"
+    if unexplained:
+        reason = f": {session.explain.reason}; {session.explain.cure}" if session.explain.reason else ""
+        say(f"pgtattle: --require-explain: EXPLAIN is not available ({session.explain.state}){reason}")
     if verdict.failing:
         return 1
     empty = not session.executions and not gate.allow_empty
-    return INCOMPLETE if session.lost or session.restarts or empty else 0
+    return INCOMPLETE if session.lost or session.restarts or empty or unexplained else 0
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from msgspec import Struct
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["candidate", "likely", "proven"]
 SuggestionStatus = Literal["verified", "partly", "unverified", "confirmed", "refuted", "advice"]
+ExplainState = Literal["unknown", "ok", "off", "no_password", "refused", "no_rights", "unreachable"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
 CONFIDENCES: tuple[Confidence, ...] = ("candidate", "likely", "proven")
@@ -272,11 +273,25 @@ class FindingView(Struct, frozen=True, kw_only=True):
     last_seen: str
 
 
+class ExplainView(Struct, frozen=True, kw_only=True):
+    """Whether the side connection can ask the server's planner: `ok` it can, `unknown` before the first try.
+
+    `off`: not wanted in this mode. `no_password`, `refused`: the login fails. `no_rights`: the role may not plan some
+    statements. `unreachable`: no server answers. `reason` and `cure` are for people, empty where there is nothing to
+    mend; `hypopg` says that the extension is in the upstream's database.
+    """
+
+    state: ExplainState = "unknown"
+    reason: str = ""
+    cure: str = ""
+    hypopg: bool = False
+
+
 class SessionView(Struct, frozen=True, kw_only=True):
     """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.
 
-    `evicted` counts what fell out of the bounded memory: `executions`, `statements` (their totals go to `other`),
-    `findings`.
+    `explain` is the side connection's state. `evicted` counts what fell out of the bounded memory: `executions`,
+    `statements` (their totals go to `other`), `findings`.
     """
 
     id: str
@@ -290,6 +305,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     restarts: int
     opaque_connections: int
     notes: list[str] = []
+    explain: ExplainView = ExplainView()
     evicted: dict[str, int] = {}
 
 

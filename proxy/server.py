@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from msgspec import Struct
 
-from pgtattle.proxy import listeners, tls, upstream
+from pgtattle.proxy import listeners, probe, tls, upstream
 from pgtattle.proxy.dismissals import Dismissals
 from pgtattle.proxy.errors import UpstreamUnreachable, UsageError
 from pgtattle.proxy.log import Limiter
@@ -165,8 +165,8 @@ class Proxy:
         )
 
     async def probe(self) -> None:
-        """Raise UpstreamUnreachable, with words for people, unless the upstream accepts a connection."""
-        (await upstream.connect(self.settings.upstream, asyncio.Protocol)).transport.close()
+        """Raise UpstreamUnreachable, with words for people, unless the upstream answers a startup."""
+        await probe.answers(self.settings.upstream, self.settings.upstream.connect_seconds)
 
     def reload(self) -> None:
         """Take the certificate's files again, for connections to come; a bad one is told and not taken."""
