@@ -74,7 +74,7 @@ class Profiler:
         self._reachable = (0.0, False)
         self._told: set[str] = set()
         self._store = Store(hello.started_unix_ns, hello.started_ns, hidden=settings.values == "hidden")
-        self._metrics = Metrics(lambda: self._store.evicted)
+        self._metrics = Metrics(lambda: self._store.evicted, self._store.ledger)
         self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up)
 
     async def run(self) -> None:

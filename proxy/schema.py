@@ -12,10 +12,12 @@ from msgspec import Struct
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["candidate", "likely", "proven"]
+State = Literal["open", "improved", "gone", "ignored"]
 SuggestionStatus = Literal["verified", "partly", "unverified", "confirmed", "refuted", "advice"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
 CONFIDENCES: tuple[Confidence, ...] = ("candidate", "likely", "proven")
+STATES: tuple[State, ...] = ("open", "improved", "gone", "ignored")
 
 
 class ExecutionView(Struct, frozen=True, kw_only=True):
@@ -253,8 +255,21 @@ Evidence = (
 )
 
 
+class Cost(Struct, frozen=True, kw_only=True):
+    """What a unit of work cost in the database, or an execution of a statement: the median of several."""
+
+    queries: int
+    ms: float
+
+
 class FindingView(Struct, frozen=True, kw_only=True):
-    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals."""
+    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals.
+
+    `count` (executions), `total_ms` and `units` are totals and always current; `units` is 0 where the rule does not
+    look at units of work. `title`, `unit`, `evidence` and `suggestion` are of the worst occurrence. `before` is what a
+    unit of work, or an execution of the statement, cost with the fault, `after` what it costs since it is `improved` or
+    `gone`.
+    """
 
     id: str
     rule: str
@@ -270,6 +285,15 @@ class FindingView(Struct, frozen=True, kw_only=True):
     suggestion: Suggestion
     first_seen: str
     last_seen: str
+    units: int = 0
+    state: State = "open"
+    before: Cost | None = None
+    after: Cost | None = None
+
+    @property
+    def stands(self) -> bool:
+        """True while there is something to mend."""
+        return self.state in ("open", "improved")
 
 
 class SessionView(Struct, frozen=True, kw_only=True):

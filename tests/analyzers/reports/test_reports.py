@@ -216,7 +216,7 @@ def test_the_contracts_fields_are_there() -> None:
     assert shown["version"] == 1
     assert set(shown["findings"][0]) == {
         *("id", "rule", "severity", "confidence", "title", "fingerprints", "sql", "count", "total_ms", "unit"),
-        *("evidence", "suggestion", "first_seen", "last_seen"),
+        *("evidence", "suggestion", "first_seen", "last_seen", "units", "state", "before", "after"),
     }
     assert set(shown["statements"][0]) == {
         *("fingerprint", "sql", "kind", "tables", "calls", "rows", "total_ms", "mean_ms", "p50_ms", "p95_ms"),
