@@ -20,8 +20,8 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import is_tool
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.analyzers.tally import Tally
 from pgtattle.analyzers.sql.tokens import tokenize
+from pgtattle.analyzers.tally import Tally
 from pgtattle.proxy.events import Slot, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, InjectionEvidence, Severity, Suggestion

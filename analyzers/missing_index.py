@@ -45,14 +45,16 @@ _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 class _Found:
     """An index that a statement lacks, or lacked.
 
-    `tally` counts the executions without it. Once it is `gone`, `cured` and `cured_ns` are of those since.
+    `tally` counts the executions without it, `lacking_ns` is the mean of those that surely were. Once it is `gone`,
+    `cured` and `cured_ns` are of those since.
     """
 
-    __slots__ = ("cured", "cured_ns", "finding", "gone", "said_at", "tally")
+    __slots__ = ("cured", "cured_ns", "finding", "gone", "lacking_ns", "said_at", "tally")
 
     def __init__(self, finding: Finding, tally: Tally) -> None:
         self.finding = finding
         self.tally = tally
+        self.lacking_ns = 0
         self.said_at = 0
         self.gone = False
         self.cured = 0
@@ -66,8 +68,8 @@ class _Found:
         self.said_at = tally.count
         mean = tally.total_ns / tally.count / 1e6
         severity: Severity = "high" if mean >= 100 or tally.total_ns >= 1_000_000_000 else "medium"
-        before = Cost(queries=1, ms=round(mean, 3)) if self.gone else None
-        after = Cost(queries=1, ms=round(self.cured_ns / self.cured / 1e6, 3)) if self.gone and self.cured else None
+        before = _cost(self.lacking_ns) if self.gone else None
+        after = _cost(self.cured_ns // self.cured) if self.gone and self.cured else None
         return replace(
             self.finding,
             count=tally.count,
@@ -86,9 +88,10 @@ class _Found:
 class _Seen:
     """A fingerprint's executions, when it is asked about, and what was found; `barren` where no index could help."""
 
-    __slots__ = ("barren", "found", "schedule", "tables", "tally")
+    __slots__ = ("asked_mean_ns", "barren", "found", "schedule", "tables", "tally")
 
     def __init__(self) -> None:
+        self.asked_mean_ns = 0
         self.barren = False
         self.schedule = Schedule()
         self.tables: frozenset[str] = frozenset()
@@ -129,6 +132,7 @@ class _Seen:
                 self.tally = tally
             self.found = _Found(finding, self.tally)
         self.found.finding, self.found.gone = finding, False
+        self.found.lacking_ns = self.asked_mean_ns
         return (*former, self.found.say())
 
 
@@ -189,6 +193,8 @@ class MissingIndex(Analyzer):
         self._asked[key] = seen
         seen.tables = words_of(facts.tables)
         schedule.ask(execution.ended_ns)
+        if seen.found is None or not seen.found.gone:
+            seen.asked_mean_ns = seen.tally.total_ns // seen.tally.count
         return (
             IndexQuestion(
                 database=execution.connection.database,
@@ -311,6 +317,10 @@ def _candidates(facts: Facts) -> Iterator[IndexCandidate]:
 
 def _columns(uses: list[ColumnUse], role: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(use.column for use in uses if use.role == role))
+
+
+def _cost(ns: int) -> Cost:
+    return Cost(queries=1, ms=round(ns / 1e6, 3))
 
 
 def _is_scan(node: Node, facts: TableFacts) -> bool:
