@@ -18,7 +18,7 @@ from msgspec import Struct
 from pgtattle.proxy import log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
+from pgtattle.proxy.gate import FailOn, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
 from pgtattle.proxy.settings import Address, Settings
@@ -88,7 +88,7 @@ async def run(
         return code or INCOMPLETE
     missing = 0
     try:
-        write(outputs, report)
+        write(outputs, marked(report, baseline))
     except UsageError as error:
         say(f"pgtattle: {error}")
         missing = INCOMPLETE

@@ -164,8 +164,7 @@ class _Session:
 
     def __init__(self, dsn: str, password: str, database: str) -> None:
         self._connection = _connect(dsn, password, database)
-        row = self._connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'hypopg'").fetchone()
-        self._hypopg = row is not None
+        self._hypopg = self._has_hypopg()
 
     @property
     def closed(self) -> bool:
@@ -192,6 +191,8 @@ class _Session:
                     connection.execute("SELECT hypopg_reset()")
 
     def _index(self, question: IndexQuestion) -> IndexAnswer:
+        # It may have been installed, or dropped, since the last question.
+        self._hypopg = self._has_hypopg()
         before = self._explain(question.sql, question.parameters)
         names = dict.fromkeys(candidate.table for candidate in question.candidates)
         tables = tuple(facts for name in names if (facts := self._table(name)) is not None)
@@ -217,6 +218,10 @@ class _Session:
         ]
         unique = self._connection.execute(_UNIQUE, [MAX_KEYS]).fetchall()
         return KeysAnswer(question=question, keys=tuple(keys), unique=tuple(unique))
+
+    def _has_hypopg(self) -> bool:
+        row = self._connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'hypopg'").fetchone()
+        return row is not None
 
     def _explain(self, statement: str, parameters: tuple[Parameter, ...]) -> bytes:
         """EXPLAIN with the captured values, which are sent as they came."""

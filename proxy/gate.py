@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.schema import SEVERITIES, FindingView, Severity
+from pgtattle.proxy.schema import SEVERITIES, FindingView, Report, Severity
 
 FailOn = Severity | Literal["never"]
 
@@ -25,14 +27,26 @@ class Verdict(Struct, frozen=True):
 
 
 def judge(findings: Sequence[FindingView], fail_on: FailOn, baseline: dict[str, str]) -> Verdict:
-    """Compare findings with the baseline (titles by id)."""
-    grave = [] if fail_on == "never" else [one for one in findings if at_least(one.severity, fail_on)]
+    """Compare findings with the baseline (titles by id).
+
+    What happened in a unit of work of the run counts, although later units are without it. What is of the schema, such
+    as an index, counts as it is at the end.
+    """
+    counted = [one for one in findings if one.unit is not None or one.state != "gone"]
+    grave = [] if fail_on == "never" else [one for one in counted if at_least(one.severity, fail_on)]
     seen = {one.id for one in findings}
     return Verdict(
         failing=tuple(one for one in grave if one.id not in baseline),
         excused=tuple(one for one in findings if one.id in baseline),
         stale=tuple(sorted(id for id in baseline if id not in seen)),
     )
+
+
+def marked(report: Report, baseline: dict[str, str]) -> Report:
+    """The report with the findings that the baseline excuses as `ignored`, behind the others."""
+    excused = {one.id for one in judge(report.findings, "never", baseline).excused}
+    findings = [replace(one, state="ignored") if one.id in excused else one for one in report.findings]
+    return replace(report, findings=sorted(findings, key=attrgetter("gravity")))
 
 
 def at_least(severity: Severity, bound: Severity) -> bool:

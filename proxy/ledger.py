@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final
 
 from msgspec.structs import replace
@@ -129,7 +130,7 @@ class Ledger:
     def all(self) -> list[FindingView]:
         """All findings: those that stand first, by severity, confidence and time."""
         self.recount()
-        return sorted([entry.view for entry in self._entries.values()], key=gravity)
+        return sorted([entry.view for entry in self._entries.values()], key=attrgetter("gravity"))
 
     def one(self, identity: str) -> FindingView | None:
         """A finding by its id; None when there is none."""
@@ -170,12 +171,6 @@ class Ledger:
         if before is None or before.severity != view.severity:
             place = (view.rule, view.severity)
             self.reached[place] = self.reached.get(place, 0) + 1
-
-
-def gravity(view: FindingView) -> tuple[bool, int, int, float, str]:
-    """Sort key: the gravest finding first, what does not stand last."""
-    severity, confidence = SEVERITIES.index(view.severity), CONFIDENCES.index(view.confidence)
-    return (not view.stands, -severity, -confidence, -view.total_ms, view.id)
 
 
 def _first(finding: Finding, anchor: Anchor) -> FindingView:

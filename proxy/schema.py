@@ -295,6 +295,22 @@ class FindingView(Struct, frozen=True, kw_only=True):
         """True while there is something to mend."""
         return self.state in ("open", "improved")
 
+    @property
+    def gravity(self) -> tuple[bool, int, int, float, str]:
+        """Sort key: the gravest finding first, what does not stand last."""
+        severity, confidence = SEVERITIES.index(self.severity), CONFIDENCES.index(self.confidence)
+        return (not self.stands, -severity, -confidence, -self.total_ms, self.id)
+
+    @property
+    def change(self) -> str:
+        """What a unit of work, or an execution of the statement, cost before and costs now, in words."""
+        before, after, unit = self.before, self.after, self.unit
+        where = "each execution" if unit is None else unit.route or f"a {unit.kind}"
+        if before is None or after is None:
+            return f"{where}: no longer found"
+        queries = "" if unit is None else f"{before.queries:,} → {after.queries:,} queries, "
+        return f"{where}: {queries}{before.ms:,.1f} → {after.ms:,.1f} ms"
+
 
 class SessionView(Struct, frozen=True, kw_only=True):
     """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.

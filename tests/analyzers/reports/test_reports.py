@@ -121,7 +121,7 @@ def test_a_finding_is_told_whole() -> None:
         "        LIMIT $2",
         "    Evidence: Seq Scan on reviews (200,000 rows) for 12 rows, filtered by reviewer; planner's cost",
         "      4,321, 8 with the index; 30 executions, 18.2 ms each; estimated with a hypothetical index",
-        "    Seen: 10 executions, 5.0 ms in all; for one in request r1 of /authors",
+        "    Seen: 10 executions in 1 unit, 5.0 ms in all; the worst in request r1 of /authors",
         "    Fix (verified: the planner takes it): Create the index.",
         "        CREATE INDEX CONCURRENTLY ON reviews (reviewer);",
     ]
