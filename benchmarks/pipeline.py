@@ -123,7 +123,8 @@ async def _record(direct: Target, arguments: Iterable[str], transactions: int) -
 def make_pipeline() -> Pipeline:
     settings = Settings(upstream=Upstream(addresses=(), dsn=""), listen=(), api=Address())
     store = Store(time.time_ns(), time.monotonic_ns())
-    return Pipeline(settings, store, Metrics(lambda: store.evicted), lambda question: None, _give_up, Claims())
+    metrics = Metrics(lambda: store.evicted, store.ledger)
+    return Pipeline(settings, store, metrics, lambda question: None, _give_up, Claims())
 
 
 def _give_up(connection: int, reason: str) -> None:

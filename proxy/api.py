@@ -24,6 +24,7 @@ from pgtattle.proxy.filters import parse
 from pgtattle.proxy.guard import Access, Guard, error
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.schema import (
+    STATES,
     ExecutionPage,
     FindingPage,
     ScopeRequest,
@@ -142,9 +143,12 @@ class _Api:
         return _json(_existing(self._store.statement(fingerprint), "statement", fingerprint))
 
     async def findings(self, request: Request) -> Response:
-        given = _parameters(request, ("limit", "after", "settle"))
+        given = _parameters(request, ("limit", "after", "settle", "state"))
+        state = given.get("state")
+        if state is not None and state not in STATES:
+            raise _Bad("state", state, f"one of {', '.join(STATES)}")
         await self._settled(given)
-        findings = {each.id: each for each in self._store.findings()}
+        findings = {each.id: each for each in self._store.findings() if state in (None, each.state)}
         chosen, after = _page(given, list(findings))
         return _json(FindingPage(items=[findings[each] for each in chosen], after=after))
 

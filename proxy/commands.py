@@ -19,7 +19,7 @@ from pgtattle.proxy import log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
 from pgtattle.proxy.files import can_write, write_whole
-from pgtattle.proxy.gate import Baseline, FailOn, judge, read_baseline, write_baseline
+from pgtattle.proxy.gate import Baseline, FailOn, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
 from pgtattle.proxy.settings import Address, Settings
@@ -94,7 +94,7 @@ async def run(
         return code or INCOMPLETE
     missing = 0
     try:
-        write(outputs, report)
+        write(outputs, marked(report, baseline))
     except UsageError as error:
         say(f"pgtattle: {error}")
         missing = INCOMPLETE

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
-from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.finding import Finding, Progress
+from pgtattle.analyzers.freshness import Freshness
 from pgtattle.analyzers.questions import Answer, Question
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
@@ -69,6 +70,7 @@ class Pipeline:
         self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts, self._samples)
         # Most rules look at units only.
         self._lookers = [one for one in self._analyzers if type(one).execution is not Analyzer.execution]
+        self._freshness = Freshness()
         self._sessions: dict[int, Session] = {}
         self._watermark_ns = self._ticked_ns = 0
 
@@ -130,14 +132,12 @@ class Pipeline:
     def tick(self, now_ns: int) -> None:
         """All traffic up to `now_ns` was taken: complete the units that fell silent."""
         self._complete(self._units.tick(now_ns, self._busy))
-        for analyzer in self._analyzers:
-            self._take(analyzer.tick(now_ns))
+        self._judge(now_ns)
 
     def flush(self) -> None:
         """Nothing more comes: complete all units."""
         self._complete(self._units.flush())
-        for analyzer in self._analyzers:
-            self._take(analyzer.tick(END_OF_TIME_NS))
+        self._judge(END_OF_TIME_NS)
 
     def answer(self, answer: Answer) -> None:
         """Bring the planner's answer back to the analyzers."""
@@ -198,18 +198,36 @@ class Pipeline:
         for database in claimed(execution.text):
             self._claims.release(database, gone=gone)
 
+    def _judge(self, now_ns: int) -> None:
+        for analyzer in self._analyzers:
+            for finding in self._take(analyzer.tick(now_ns)):
+                self._progress(self._freshness.occurred(finding))
+
     def _complete(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self._store.units.add(unit)
+            occurrences: list[Finding] = []
             for analyzer in self._analyzers:
-                self._take(analyzer.unit(unit))
+                outcomes = analyzer.unit(unit)
+                if outcomes:
+                    occurrences += self._take(outcomes)
+            self._progress(self._freshness.unit(unit, occurrences))
 
-    def _take(self, outcomes: Iterable[Outcome]) -> None:
+    def _take(self, outcomes: Iterable[Outcome]) -> list[Finding]:
+        """Remember findings, and ask what is to be asked; the findings that are occurrences."""
+        occurrences: list[Finding] = []
         for outcome in outcomes:
             if isinstance(outcome, Finding):
-                self._metrics.finding(self._store.add_finding(outcome))
+                self._store.add_finding(outcome)
+                if not outcome.cumulative:
+                    occurrences.append(outcome)
             else:
                 self._ask(outcome)
+        return occurrences
+
+    def _progress(self, progress: Iterable[Progress]) -> None:
+        for one in progress:
+            self._store.ledger.progress(one)
 
 
 def _told(session: Session, kind: int, body: bytes, at_ns: int) -> None:

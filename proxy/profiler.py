@@ -80,7 +80,7 @@ class Profiler:
         self._probing = asyncio.Lock()
         self._told: set[str] = set()
         self._store = Store(hello.started_unix_ns, hello.started_ns, hidden=settings.values == "hidden")
-        self._metrics = Metrics(lambda: self._store.evicted)
+        self._metrics = Metrics(lambda: self._store.evicted, self._store.ledger)
         self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up, self._planner.claims)
         self._flushes = 0
         self._flushed: dict[int, asyncio.Future[None]] = {}

@@ -12,11 +12,13 @@ from msgspec import Struct
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["candidate", "likely", "proven"]
+State = Literal["open", "improved", "gone", "ignored"]
 SuggestionStatus = Literal["verified", "partly", "unverified", "confirmed", "refuted", "advice"]
 ExplainState = Literal["unknown", "ok", "off", "no_password", "refused", "no_rights", "unreachable"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
 CONFIDENCES: tuple[Confidence, ...] = ("candidate", "likely", "proven")
+STATES: tuple[State, ...] = ("open", "improved", "gone", "ignored")
 
 
 class ExecutionView(Struct, frozen=True, kw_only=True):
@@ -254,8 +256,21 @@ Evidence = (
 )
 
 
+class Cost(Struct, frozen=True, kw_only=True):
+    """What a unit of work cost in the database, or an execution of a statement: the median of several."""
+
+    queries: int
+    ms: float
+
+
 class FindingView(Struct, frozen=True, kw_only=True):
-    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals."""
+    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals.
+
+    `count` (executions), `total_ms` and `units` are totals and always current; `units` is 0 where the rule does not
+    look at units of work. `title`, `unit`, `evidence` and `suggestion` are of the worst occurrence. `before` is what a
+    unit of work, or an execution of the statement, cost with the fault, `after` what it costs since it is `improved` or
+    `gone`.
+    """
 
     id: str
     rule: str
@@ -271,6 +286,31 @@ class FindingView(Struct, frozen=True, kw_only=True):
     suggestion: Suggestion
     first_seen: str
     last_seen: str
+    units: int = 0
+    state: State = "open"
+    before: Cost | None = None
+    after: Cost | None = None
+
+    @property
+    def stands(self) -> bool:
+        """True while there is something to mend."""
+        return self.state in ("open", "improved")
+
+    @property
+    def gravity(self) -> tuple[bool, int, int, float, str]:
+        """Sort key: the gravest finding first, what does not stand last."""
+        severity, confidence = SEVERITIES.index(self.severity), CONFIDENCES.index(self.confidence)
+        return (not self.stands, -severity, -confidence, -self.total_ms, self.id)
+
+    @property
+    def change(self) -> str:
+        """What a unit of work, or an execution of the statement, cost before and costs now, in words."""
+        before, after, unit = self.before, self.after, self.unit
+        where = "each execution" if unit is None else unit.route or f"a {unit.kind}"
+        if before is None or after is None:
+            return f"{where}: no longer found"
+        queries = "" if unit is None else f"{before.queries:,} → {after.queries:,} queries, "
+        return f"{where}: {queries}{before.ms:,.1f} → {after.ms:,.1f} ms"
 
 
 class ExplainView(Struct, frozen=True, kw_only=True):

@@ -73,7 +73,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.store = Store(STARTED_UNIX_NS, STARTED_NS, Limits(executions=100))
         self.scopes = Scopes(lambda client, pid: False)
-        self.metrics = Metrics(lambda: self.store.evicted)
+        self.metrics = Metrics(lambda: self.store.evicted, self.store.ledger)
         self.ready = (True, "ready")
         self.session_id = "s1"
         self.now = 1000.0

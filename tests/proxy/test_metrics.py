@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from pgtattle.proxy.events import Connection
 from pgtattle.proxy.metrics import MAX_FINGERPRINTS, MAX_PLACES, MAX_VALUES, Metrics
-from pgtattle.proxy.schema import FindingView
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.wire.control import RelayCounters
 from tests.proxy.records import STARTED_NS, STARTED_UNIX_NS, execution, finding
@@ -59,18 +58,15 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return samples(metrics)[name, tuple(sorted(labels.items()))]
 
 
-def view(subject: str = "a", severity: str = "medium") -> FindingView:
-    return Store(STARTED_UNIX_NS, STARTED_NS).add_finding(finding(subject, severity=severity))
-
-
 def busy() -> Metrics:
-    metrics = Metrics(lambda: {"executions": 3})
+    store = Store(STARTED_UNIX_NS, STARTED_NS)
+    store.add_finding(finding())
+    metrics = Metrics(lambda: {"executions": 3}, store.ledger)
     metrics.observe(
         execution(1, "SELECT a", first_row_ns=STARTED_NS + 1_000_300_000, tags={"traceparent": TRACEPARENT}), ("t", "u")
     )
     metrics.observe(execution(2, "SELECT a", ms=20_000, rows=5, sqlstate="57014"), ("t", "u"))
     metrics.observe(execution(3, "COMMIT", transaction=1, command_tag="COMMIT"))
-    metrics.finding(view())
     metrics.relay(RelayCounters(connections_open=2, connections_total={"accepted/off": 5}, opaque={"gss": 1}, shed=4))
     metrics.parse_fallbacks({"depth": 2})
     return metrics
@@ -158,10 +154,11 @@ def test_what_the_relay_counts_goes_on_where_it_stood() -> None:
 
 
 def test_a_finding_counts_once_for_each_severity() -> None:
-    metrics = Metrics()
+    store = Store(STARTED_UNIX_NS, STARTED_NS)
+    metrics = Metrics(findings=store.ledger)
     for severity in ("low", "low", "high", "high"):
-        metrics.finding(view("a", severity))
-    metrics.finding(view("b", "high"))
+        store.add_finding(finding("a", severity=severity))
+    store.add_finding(finding("b", severity="high"))
     assert value(metrics, "pgtattle_findings_total", rule="n-plus-one", severity="low") == 1
     assert value(metrics, "pgtattle_findings_total", rule="n-plus-one", severity="high") == 2
     assert value(metrics, "pgtattle_findings_active", rule="n-plus-one", severity="low") == 0

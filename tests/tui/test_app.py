@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pgtattle.proxy.schema import Cost
 from pgtattle.tui import keymap
 from pgtattle.tui.app import Dashboard
 from pgtattle.tui.client import Client
@@ -182,6 +183,29 @@ def test_findings_come_gravest_first_with_what_to_do() -> None:
                 app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
                 await pilot.press("c", "y")
                 assert copied == ["SELECT $1", "SELECT 1 = ANY($1)"]
+
+    run(test)
+
+
+def test_a_finding_that_is_gone_is_last_with_what_changed() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.findings = [finding("a", "the graver", "critical"), finding("b", "the lesser", "low")]
+            async with dashboard(server, (80, 30)) as (app, pilot):
+                await pressed(app, pilot, "3", lambda: "● open" in screen(app))
+                assert screen(app).index("the graver") < screen(app).index("the lesser")
+                assert "1 critical" in screen(app)
+                before, after = Cost(queries=26, ms=92.0), Cost(queries=2, ms=4.0)
+                server.send(
+                    "finding", msgspec.structs.replace(server.findings[0], state="gone", before=before, after=after)
+                )
+                await settled(app, lambda: "○ gone" in screen(app))
+                assert screen(app).index("the graver") > screen(app).index("the lesser")
+                assert "1 critical" not in screen(app)
+                await pressed(app, pilot, "G", lambda: app._findings.rows.current is app._model.findings[-1])
+                await pressed(
+                    app, pilot, "enter", lambda: "○ gone, /books: 26 → 2 queries, 92.0 → 4.0 ms" in screen(app)
+                )
 
     run(test)
 

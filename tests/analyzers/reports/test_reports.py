@@ -121,7 +121,7 @@ def test_a_finding_is_told_whole() -> None:
         "        LIMIT $2",
         "    Evidence: Seq Scan on reviews (200,000 rows) for 12 rows, filtered by reviewer; planner's cost",
         "      4,321, 8 with the index; 30 executions, 18.2 ms each; estimated with a hypothetical index",
-        "    Seen: 10 executions, 5.0 ms in all; for one in request r1 of /authors",
+        "    Seen: 10 executions in 1 unit, 5.0 ms in all; the worst in request r1 of /authors",
         "    Fix (verified: the planner takes it): Create the index.",
         "        CREATE INDEX CONCURRENTLY ON reviews (reviewer);",
     ]
@@ -216,7 +216,7 @@ def test_the_contracts_fields_are_there() -> None:
     assert shown["version"] == 1
     assert set(shown["findings"][0]) == {
         *("id", "rule", "severity", "confidence", "title", "fingerprints", "sql", "count", "total_ms", "unit"),
-        *("evidence", "suggestion", "first_seen", "last_seen"),
+        *("evidence", "suggestion", "first_seen", "last_seen", "units", "state", "before", "after"),
     }
     assert set(shown["statements"][0]) == {
         *("fingerprint", "sql", "kind", "tables", "calls", "rows", "total_ms", "mean_ms", "p50_ms", "p95_ms"),
