@@ -250,19 +250,20 @@ def run(
 
 
 @main.command()
-@_options(_CONFIG, _UPSTREAM, _LISTEN, _METRICS, *_PROXY)
+@_options(_CONFIG, _UPSTREAM, _LISTEN, _METRICS, _REPORT, *_PROXY)
 @_option(
     "--values", type=click.Choice(["hidden", "redacted", "full"]), default="full", show_default=True,
     help="What is shown of parameters and literals; the API is a private socket.",
 )  # fmt: skip
-def watch(**options: Any) -> None:
-    """Forward and show the dashboard in this terminal."""
+def watch(report: tuple[str, ...], **options: Any) -> None:
+    """Forward and show the dashboard in this terminal; leaving it ends the sessions and prints a summary."""
     settings = _settings({**options, "api": "unix:/unset"})
     from pgtattle.proxy import commands, server
 
+    outputs = _outputs(report)
     with commands.private_folder() as folder:
         settings = _with_private_api(settings, folder, log_file=str(folder / "pgtattle.log"))
-        sys.exit(server.run(lambda: commands.watch(settings)))
+        sys.exit(server.run(lambda: commands.watch(settings, outputs)))
 
 
 @main.command()

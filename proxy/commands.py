@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from pgtattle.proxy import log
+from pgtattle.proxy import announce, log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import UsageError
 from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
@@ -28,6 +28,8 @@ NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 INCOMPLETE: Final = 4
 LONGEST_FOLDER: Final = 70
+SUMMARY_SECONDS: Final = 10.0
+SUMMARY_FINDINGS: Final = 10
 
 
 class Output(Struct, frozen=True):
@@ -60,7 +62,8 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
         addresses = await proxy.start()
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)
-        await stop.wait()
+        async with _beside(announce.narrate(proxy, addresses)):
+            await stop.wait()
         drain = asyncio.create_task(proxy.drain())
         await asyncio.wait({drain, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
     return 0
@@ -79,7 +82,9 @@ async def run(
         addresses = await proxy.start()
         host, port = addresses.listen.rsplit(":", 1)
         environment = child_environment(os.environ, settings.upstream, host.strip("[]"), int(port), set_env)
+        announced = asyncio.create_task(announce.announce(proxy, addresses, "short"))
         code = await _command(command, environment)
+        await announced
         if code in (NOT_FOUND, NOT_EXECUTABLE):
             return code
         report = await proxy.finish()
@@ -96,18 +101,33 @@ async def run(
     return code or judged or missing
 
 
-async def watch(settings: Settings) -> int:
-    """The proxy with the dashboard before it, until the dashboard is left."""
+async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
+    """The proxy with the dashboard before it, until the dashboard is left; then a summary."""
+    check_outputs(outputs)
     log.configure(settings.log_format, settings.log_file)
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
-        return await dashboard(addresses.api)
+        await announce.announce(proxy, addresses)
+        code = await dashboard(addresses.api, owns=True)
+        report = await proxy.finish(SUMMARY_SECONDS)
+    if report is None:
+        say("pgtattle: the analysis did not end: there is no summary")
+        return code
+    write(outputs, report)
+    say("\n".join(summary(report)))
+    if not outputs:
+        say("pgtattle: for the whole report start it with --report text=FILE (or json=FILE)")
+    return code
 
 
-async def dashboard(api: str, seconds: float | None = None) -> int:
-    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api)
+async def dashboard(api: str, seconds: float | None = None, *, owns: bool = False) -> int:
+    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals.
+
+    `owns`: the session ends with it, so it asks before it is left while clients are connected.
+    """
+    arguments = ("--owns-session",) if owns else ()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api, *arguments)
     _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: _signal(process, number))
     try:
         return exit_code(await asyncio.wait_for(process.wait(), seconds))
@@ -169,6 +189,21 @@ def write(outputs: Sequence[Output], report: Report) -> None:
         raise UsageError("; ".join(failures))
 
 
+def summary(report: Report) -> list[str]:
+    """The session in a few lines: what was seen, and the worst findings."""
+    from pgtattle.analyzers.reports.harmless import harmless
+    from pgtattle.analyzers.reports.text import connections
+
+    session, findings = report.session, report.findings
+    lines = [f"pgtattle: {session.executions:,} executions over {connections(session)}, {len(findings):,} findings"]
+    lines += [f"  {one.severity:8} {harmless(f'{one.rule}: {one.title}')}" for one in findings[:SUMMARY_FINDINGS]]
+    if len(findings) > SUMMARY_FINDINGS:
+        lines.append(f"  … and {len(findings) - SUMMARY_FINDINGS:,} more")
+    if session.shed or session.lost:
+        lines.append(f"pgtattle: not analyzed: {session.shed:,} executions shed, {session.lost:,} lost")
+    return lines
+
+
 def exit_code(returned: int) -> int:
     """A process's exit code as a shell tells it: 128 + n for signal n."""
     return 128 - returned if returned < 0 else returned
@@ -205,6 +240,18 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
     if verdict.failing:
         return 1
     return INCOMPLETE if session.lost else 0
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Do some work while the body runs, and no longer; what it raises is raised at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @contextlib.asynccontextmanager

@@ -102,10 +102,6 @@ class Planner:
         """The server's answer; `error` says why there is none, in words without values."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._ask, question)
 
-    async def server_version(self) -> str:
-        """The server's version, such as `18.4`; empty when it cannot be reached."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._version)
-
     async def close(self) -> None:
         """End the side connections."""
 
@@ -151,19 +147,12 @@ class Planner:
         if session is not None:
             session.close()
 
-    def _version(self) -> str:
-        try:
-            with _connect(self._dsn, self._password, "") as connection:
-                return (connection.info.parameter_status("server_version") or "").split(" ")[0]
-        except psycopg.Error:
-            return ""
-
 
 class _Session:
     """One side connection to one database."""
 
     def __init__(self, dsn: str, password: str, database: str) -> None:
-        self._connection = _connect(dsn, password, database)
+        self._connection = connect(dsn, password, database)
         row = self._connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'hypopg'").fetchone()
         self._hypopg = row is not None
 
@@ -272,7 +261,8 @@ def _unanswered(question: Question, error: str) -> Answer:
             return KeysAnswer(question=question, error=error)
 
 
-def _connect(dsn: str, password: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+def connect(dsn: str, password: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """A side connection, read-only and with time limits; to the DSN's own database when none is named."""
     more: dict[str, str] = {"application_name": "pgtattle", "connect_timeout": "5", "options": _OPTIONS}
     if password:
         more["password"] = password

@@ -67,6 +67,10 @@ class Pipeline:
         """Statements that sqlglot was not given or could not read, by reason."""
         return self._facts.fallbacks
 
+    def open_connections(self) -> list[Connection]:
+        """The connections that are open and followed, oldest first."""
+        return [session.connection for session in self._sessions.values()]
+
     def records(self, records: bytes) -> None:
         """Take a batch: decoded as a whole first, then looked at by one after another, for the processor's caches."""
         executions: list[Execution] = []

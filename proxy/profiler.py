@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from typing import Final, cast
 
 import msgspec
@@ -23,11 +24,12 @@ import uvicorn
 import uvloop
 
 from pgtattle.analyzers.questions import Question
-from pgtattle.proxy import log
+from pgtattle.proxy import checks, log
 from pgtattle.proxy.api import application, metrics_application
 from pgtattle.proxy.database import Planner
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.pipeline import Pipeline
+from pgtattle.proxy.probes import probe
 from pgtattle.proxy.schema import Report, SessionView
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import Store
@@ -35,6 +37,7 @@ from pgtattle.proxy.wire.control import (
     BATCH,
     SEQUENCE,
     Ack,
+    Checked,
     Counters,
     Finish,
     Finished,
@@ -52,6 +55,7 @@ TICK_SECONDS: Final = 0.1
 QUEUE_BYTES: Final = 4 * 1024 * 1024
 EXPLAIN_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 2.0
+RECHECK_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 MAX_QUESTIONS: Final = 100
 GC_THRESHOLD: Final = 20_000
 
@@ -68,6 +72,7 @@ class Profiler:
         self._counters = RelayCounters()
         self._earlier: int | None = None
         self._server_version = ""
+        self._checks = checks.waiting(settings.upstream)
         self._planner = Planner(settings.analyze_dsn or settings.upstream.dsn, settings.upstream.password)
         self._planner_error = ""
         self._questions: set[asyncio.Task[None]] = set()
@@ -87,12 +92,13 @@ class Profiler:
             metrics=self._metrics,
             settings=self._settings,
             scopes=self._pipeline.scopes,
+            connections=self._pipeline.open_connections,
         )
         servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
             servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
         tasks = [asyncio.create_task(server) for server in servers]
-        tasks.append(asyncio.create_task(self._learn_version()))
+        tasks.append(asyncio.create_task(self._check_server()))
         gc.freeze()
         # What flows is made of records without cycles: looking for some at every few hundred of them finds nothing.
         gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -118,13 +124,20 @@ class Profiler:
             seconds=round((time.monotonic_ns() - self._hello.started_ns) / 1e9, 3),
             server_version=self._server_version,
             executions=(self._earlier or 0) + self._pipeline.executions,
-            connections=sum(
+            connections=counters.sessions_open,
+            connections_total=sum(
                 count for kind, count in counters.connections_total.items() if kind.startswith("accepted/")
             ),
             shed=counters.shed,
             lost=counters.lost,
             restarts=counters.restarts,
             opaque_connections=sum(counters.opaque.values()),
+            tls_declined=sum(
+                count for kind, count in counters.connections_total.items() if kind.startswith("declined/")
+            ),
+            listen=self._hello.listen,
+            database_url=checks.database_url(self._settings, self._hello.listen),
+            checks=self._checks,
             notes=notes,
         )
 
@@ -188,8 +201,16 @@ class Profiler:
             await asyncio.sleep(TICK_SECONDS)
             self._pipeline.tick(time.monotonic_ns())
 
-    async def _learn_version(self) -> None:
-        self._server_version = await self._planner.server_version()
+    async def _check_server(self) -> None:
+        """Look at the server, again and again until something answers there."""
+        for pause in chain(RECHECK_SECONDS, repeat(RECHECK_SECONDS[-1])):
+            found = await asyncio.to_thread(probe, self._settings.upstream, self._settings.analyze_dsn)
+            self._server_version = found.server_version
+            self._checks = found.checks
+            self._link.send(Checked(found.checks))
+            if found.reachable:
+                return
+            await asyncio.sleep(pause)
 
     def _ask(self, question: Question) -> None:
         if len(self._questions) < MAX_QUESTIONS:

@@ -16,18 +16,20 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import msgspec
 import structlog
 
+from pgtattle.proxy.checks import Check
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.tap import Tap
 from pgtattle.proxy.wire.control import (
     CONTROL,
     Ack,
+    Checked,
     Counters,
     Finish,
     Finished,
@@ -85,6 +87,8 @@ class Supervisor:
         self._ticker: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._finished: asyncio.Future[Report] | None = None
+        self._checks: Sequence[Check] = ()
+        self._checked = asyncio.Event()
 
     @property
     def pid(self) -> int:
@@ -97,6 +101,13 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._ready), READY_SECONDS)
         self._ticker = self._loop.create_task(self._tell_counters())
+
+    async def checks(self, seen: Sequence[Check] = ()) -> Sequence[Check]:
+        """What the profiler found out about the server, as soon as it is not what was `seen` already."""
+        while not self._checks or self._checks == seen:
+            self._checked.clear()
+            await self._checked.wait()
+        return self._checks
 
     async def finish(self, seconds: float) -> Report | None:
         """Ask for the report of all that was sent; None when no profiler could give it in time."""
@@ -177,6 +188,9 @@ class Supervisor:
                 link.send(Counters(self._counters()))
                 if not self._ready.done():
                     self._ready.set_result(None)
+            case Checked(checks):
+                self._checks = tuple(checks)
+                self._checked.set()
             case Ack(sequence, executions):
                 self._tap.acknowledge(sequence, executions)
             case Opaque(connection, reason):

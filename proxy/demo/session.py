@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pgtattle.proxy import commands, dsn, log
+from pgtattle.proxy import announce, commands, dsn, log
 from pgtattle.proxy.demo import bookshop
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.errors import PgtattleError
@@ -95,6 +95,7 @@ async def _proxied(settings: Settings) -> Any:
     try:
         with _step("starting the proxy and the profiler"):
             addresses = await proxy.start()
+        await announce.announce(proxy, addresses)
         yield proxy, addresses.listen, addresses.api
     finally:
         await proxy.stop()

@@ -1,0 +1,67 @@
+"""The banner of a start on stderr, and a log line for each check of it that changes later.
+
+Enters: a started proxy. Leaves: lines, or one log record where logs are JSON. Nobody waits for it: the proxy serves
+already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from pgtattle.proxy import checks
+from pgtattle.proxy.checks import Check, Start
+from pgtattle.proxy.server import Addresses, Proxy
+
+KNOWN_SECONDS: Final = 3.0
+"""How long a banner waits for what the profiler finds out."""
+
+Form = Literal["full", "short"]
+
+
+async def announce(proxy: Proxy, addresses: Addresses, form: Form = "full") -> Sequence[Check]:
+    """Say where the proxy is and what is known of the server within some seconds; gives the latter."""
+    settings = proxy.settings
+    try:
+        found = await asyncio.wait_for(proxy.checks(), KNOWN_SECONDS)
+    except TimeoutError:
+        found = checks.waiting(settings.upstream)
+    start = Start(
+        version=version("pgtattle"),
+        listen=addresses.listen,
+        upstream=checks.places(settings.upstream),
+        database_url=checks.database_url(settings, addresses.listen),
+        needs_password=bool(settings.upstream.password)
+        or any(one.cure.startswith("export PGPASSWORD") for one in found),
+        api=addresses.api,
+        metrics=addresses.metrics,
+        checks=found,
+    )
+    if settings.log_format == "json":
+        log = structlog.get_logger()
+        good = all(one.state == "ok" for one in found)
+        (log.info if good else log.warning)("started", **msgspec.to_builtins(start))
+    else:
+        draw = checks.banner if form == "full" else checks.short_banner
+        print("\n".join(draw(start, checks.style(sys.stderr))), file=sys.stderr, flush=True)
+    return found
+
+
+async def narrate(proxy: Proxy, addresses: Addresses) -> None:
+    """Announce, then log each check that becomes another one, for ever."""
+    log = structlog.get_logger()
+    seen = await announce(proxy, addresses)
+    while True:
+        states = {one.name: one.state for one in seen}
+        seen = await proxy.checks(seen)
+        for one in seen:
+            if one.state != states.get(one.name):
+                (log.info if one.state == "ok" else log.warning)(
+                    "check", name=one.name, state=one.state, found=one.words, fix=one.cure
+                )
