@@ -133,8 +133,11 @@ def banner(start: Start, style: Style) -> list[str]:
 
 def short_banner(start: Start, style: Style) -> list[str]:
     """The start in one line, and a line for each check that is not ok."""
-    marks = "  ".join(f"{style.glyph(one.state)} {one.name}" for one in start.checks if one.name in BASIC)
-    lines = [f"pgtattle {start.version}: {start.listen}, forwards to {start.upstream}  {marks}"]
+    basic = [one for one in start.checks if one.name in BASIC]
+    # Of a server that answers its version is the news, of the rest whether it works.
+    named = [(one, printable(one.words) if one.name == UPSTREAM and one.state == "ok" else one.name) for one in basic]
+    marks = "  ".join(f"{style.glyph(one.state)} {name}" for one, name in named)
+    lines = [f"pgtattle {start.version} at {start.listen}  {marks}"]
     for one in start.checks:
         if one.state != "ok":
             cure = f" (fix: {one.cure})" if one.cure else ""

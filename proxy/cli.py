@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import math
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from pgtattle.proxy import config, dsn
-from pgtattle.proxy.errors import PgtattleError, UsageError
+from pgtattle.proxy import checks, config, dsn
+from pgtattle.proxy.errors import PgtattleError, UpstreamNotGiven, UsageError
 from pgtattle.proxy.schema import SEVERITIES
 from pgtattle.proxy.settings import RuleSettings, Settings
 
@@ -169,6 +170,13 @@ def _options(*groups: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 def _settings(options: Mapping[str, Any], *, database_url: bool = False) -> Settings:
     """Settings of a command's options; refuses passwords that came by the command line."""
+    _refuse_passwords(options)
+    upstream = dsn.upstream(options["upstream"], os.environ, database_url=database_url)
+    return config.settings(options, upstream, click.get_current_context().meta.get("rules", RuleSettings()))
+
+
+def _refuse_passwords(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for a password that came by the command line."""
     context = click.get_current_context()
     for name, variable in _PASSWORD_VARIABLES.items():
         by_flag = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
@@ -177,8 +185,6 @@ def _settings(options: Mapping[str, Any], *, database_url: bool = False) -> Sett
                 f"--{name.replace('_', '-')}: a password on the command line can be read by everybody on this machine; "
                 f"set {variable} instead"
             )
-    upstream = dsn.upstream(options["upstream"], os.environ, database_url=database_url)
-    return config.settings(options, upstream, context.meta.get("rules", RuleSettings()))
 
 
 def _outputs(reports: tuple[str, ...]) -> list[Any]:
@@ -288,6 +294,38 @@ def demo(headless: bool, seconds: float | None, report: tuple[str, ...]) -> None
 
     headless = headless or not (sys.stdin.isatty() and sys.stdout.isatty())
     sys.exit(session.demo(server.run, headless=headless, seconds=seconds, outputs=_outputs(report)))
+
+
+@main.command()
+@_options(_CONFIG, _UPSTREAM, _LISTEN, _API)
+@_option("--analyze-dsn", default="", metavar="DSN", help="The role that runs EXPLAIN; default: the upstream's.")
+@_option("--token-file", default="", metavar="FILE", help="The token that a running pgtattle's API asks for.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def doctor(
+    upstream: str, listen: tuple[str, ...], api: str, analyze_dsn: str, token_file: str, form: Literal["text", "json"]
+) -> None:
+    """Check the set-up and say what mends it: PostgreSQL, EXPLAIN, ports, and a pgtattle that runs.
+
+    Changes nothing. Exit code: 0, or 1 where a check failed.
+    """
+    _refuse_passwords({"upstream": upstream, "analyze_dsn": analyze_dsn})
+    try:
+        where = dsn.upstream(upstream, os.environ, database_url=True)
+    except UpstreamNotGiven:
+        where = None
+    token = config.read_token(token_file) if token_file else ""
+    from pgtattle.proxy import doctor
+
+    found = doctor.examine(
+        where,
+        config.address(listen[0], "--listen"),
+        config.address(api, "--api"),
+        token=token,
+        analyze_dsn=analyze_dsn,
+    )
+    arguments = f" --upstream {shlex.quote(upstream)}" if upstream else ""
+    click.echo(doctor.render(found, form, arguments))
+    sys.exit(int(checks.failed(found)))
 
 
 @main.command("explain-rule")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.errors import UpstreamNotGiven, UsageError
 from pgtattle.proxy.settings import OWN_ROOT, Address, SslMode, Upstream, UpstreamTls
 
 DEFAULT_PORT: Final = "5432"
@@ -69,7 +69,7 @@ def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = F
         dsn = environment.get("DATABASE_URL", "")
     if not dsn and not any(environment.get(name) for name in _PLACES):
         also = ", DATABASE_URL" if database_url else ""
-        raise UsageError(
+        raise UpstreamNotGiven(
             "where is PostgreSQL? Give --upstream postgresql://USER@HOST:PORT/DATABASE, "
             f"or set PGTATTLE_UPSTREAM{also} or PGHOST"
         )

@@ -60,17 +60,17 @@ class Probe(Struct, frozen=True, kw_only=True):
 def probe(upstream: Upstream, analyze_dsn: str = "", *, more: bool = False) -> Probe:
     """Log in to the upstream and to where EXPLAIN is asked, and check both; `more` adds what only `doctor` says."""
     try:
-        with _login(upstream) as connection:
+        with login(upstream) as connection:
             checks = [_server(upstream, connection)]
             checks += _old(connection)
-            pooled = _pooler(upstream, connection)
+            pooled = list(_pooler(upstream, connection))
             checks += pooled
             version = _version(connection)
             if more:
                 checks += _statements(connection)
     except psycopg.Error as error:
-        return _no_login(upstream, error)
-    checks += _explain(analyze_dsn or upstream.dsn, upstream, bool(analyze_dsn), bool(pooled))
+        return _no_login(upstream, error, analyze_dsn)
+    checks += _explain(analyze_dsn or upstream.dsn, upstream, analyze_dsn, pooled=bool(pooled))
     order = {name: place for place, name in enumerate((UPSTREAM, EXPLAIN, HYPOPG))}
     return Probe(checks=sorted(checks, key=lambda one: order.get(one.name, 9)), server_version=version)
 
@@ -92,7 +92,8 @@ def accepts(address: Address, seconds: float = 3.0) -> str:
 # -- the upstream ------------------------------------------------------------------------------------------------------
 
 
-def _login(upstream: Upstream) -> _Connection:
+def login(upstream: Upstream) -> _Connection:
+    """A session of the upstream's user, as psql would have it. Raises psycopg.Error."""
     more: dict[str, Any] = {"application_name": "pgtattle", "connect_timeout": CONNECT_SECONDS}
     if upstream.password:
         more["password"] = upstream.password
@@ -106,44 +107,35 @@ def _server(upstream: Upstream, connection: _Connection) -> Check:
     return Check(name=UPSTREAM, state="ok", words=words)
 
 
-def _no_login(upstream: Upstream, error: psycopg.Error) -> Probe:
-    """Why nobody could log in: nothing listens, or the server refuses."""
-    where = places(upstream)
-    reasons = [reason for reason in map(accepts, upstream.addresses) if reason]
+def _no_login(upstream: Upstream, error: psycopg.Error, analyze_dsn: str) -> Probe:
+    """Why nobody could log in: nothing listens, the server wants a password that we have not, or it refuses."""
+    where, user = places(upstream), upstream.user
+    reasons = [one for one in map(accepts, upstream.addresses) if one]
     reachable = len(reasons) < len(upstream.addresses)
+    password = f"export PGPASSWORD=…  (the password of {user})"
+    asked, used = _passwords(error)
+    explain = Check(name=EXPLAIN, state="unknown", words="needs a login to the server")
     state: State = "failed"
-    if reachable:
-        words, cure = _refusal(upstream, error)
-        state = "warn" if _asks_password(error) else "failed"
-        words = f"{where}: {words}"
-    else:
+    if not reachable:
         words = f"nothing accepts connections at {where}: {reasons[-1]}"
         cure = "start PostgreSQL, or name its address: --upstream postgresql://USER@HOST:PORT/DATABASE"
-    unknown = "needs a login to the server"
-    checks = [
-        Check(name=UPSTREAM, state=state, words=words, cure=cure),
-        Check(name=EXPLAIN, state="failed", words=unknown),
-        Check(name=HYPOPG, state="unknown", words=unknown),
-    ]
-    return Probe(checks=checks, reachable=reachable)
+    elif asked:
+        state, words, cure = "warn", f"PostgreSQL at {where} asks for the password of {user}", ""
+        words_of_it = f"the side connection has no password for {user}; clients bring their own"
+        explain = Check(name=EXPLAIN, state="failed", words=words_of_it, cure=password)
+    else:
+        words = f"{where}: {reason(error)}"
+        cure = password if used else "give --upstream a user, database and sslmode that psql can connect with"
+    rest = [explain, Check(name=HYPOPG, state="unknown", words="needs a login to the server")]
+    if reachable and analyze_dsn:
+        rest = _explain(analyze_dsn, upstream, analyze_dsn, pooled=False)
+    return Probe(checks=[Check(name=UPSTREAM, state=state, words=words, cure=cure), *rest], reachable=reachable)
 
 
-def _asks_password(error: psycopg.Error) -> bool:
-    """True where the server asked for a password and had none from us."""
-    return error.pgconn is not None and bool(error.pgconn.needs_password)
-
-
-def _refusal(upstream: Upstream, error: psycopg.Error) -> tuple[str, str]:
-    user = upstream.user
-    if _asks_password(error):
-        return (
-            f"PostgreSQL asks for the password of {user} and none was given",
-            f"export PGPASSWORD=… (the password of {user}; a ~/.pgpass entry serves too)",
-        )
-    said = reason(error)
-    if error.pgconn is not None and error.pgconn.used_password:
-        return f"login as {user}: {said}", f"export PGPASSWORD=… (the password of {user})"
-    return said, "give --upstream a user, database and sslmode that psql can connect with"
+def _passwords(error: psycopg.Error) -> tuple[bool, bool]:
+    """Whether the server asked for a password that we did not have, and whether we gave one."""
+    failed = error.pgconn
+    return (False, False) if failed is None else (bool(failed.needs_password), bool(failed.used_password))
 
 
 def reason(error: psycopg.Error) -> str:
@@ -174,7 +166,7 @@ def _pooler(upstream: Upstream, connection: _Connection) -> Iterator[Check]:
     if row is None or row[0] == connection.info.backend_pid:
         return
     shared = False
-    with contextlib.suppress(psycopg.Error), _login(upstream) as second:
+    with contextlib.suppress(psycopg.Error), login(upstream) as second:
         shared = second.execute("SELECT pg_backend_pid()").fetchone() == row
     what = "a pooler that shares server connections between clients (transaction pooling)" if shared else "a pooler"
     yield Check(
@@ -194,7 +186,7 @@ def _statements(connection: _Connection) -> Iterator[Check]:
 # -- the side connection -----------------------------------------------------------------------------------------------
 
 
-def _explain(dsn: str, upstream: Upstream, other: bool, pooled: bool) -> list[Check]:
+def _explain(dsn: str, upstream: Upstream, analyze_dsn: str, *, pooled: bool) -> list[Check]:
     """Log in exactly as the side connection does, with its settings, and ask for a plan."""
     try:
         with connect(dsn, upstream.password, "") as connection:
@@ -202,12 +194,12 @@ def _explain(dsn: str, upstream: Upstream, other: bool, pooled: bool) -> list[Ch
             return [*_rights(connection), _hypopg(connection)]
     except psycopg.Error as error:
         said = reason(error)
-        if other:
+        if analyze_dsn:
             cure = "give PGTATTLE_ANALYZE_DSN a user, password and database that psql can connect with"
         elif pooled or "startup parameter" in said:
             cure = "name PostgreSQL itself: export PGTATTLE_ANALYZE_DSN=postgresql://USER@HOST:5432/DATABASE"
         else:
-            cure = _refusal(upstream, error)[1]
+            cure = "give --upstream a user and database that psql can connect with"
         return [
             Check(name=EXPLAIN, state="failed", words=said, cure=cure),
             Check(name=HYPOPG, state="unknown", words="not known: EXPLAIN does not work"),

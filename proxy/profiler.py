@@ -136,6 +136,7 @@ class Profiler:
                 count for kind, count in counters.connections_total.items() if kind.startswith("declined/")
             ),
             listen=self._hello.listen,
+            upstream=checks.places(self._settings.upstream),
             database_url=checks.database_url(self._settings, self._hello.listen),
             checks=self._checks,
             notes=notes,

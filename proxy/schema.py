@@ -297,6 +297,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     opaque_connections: int
     tls_declined: int = 0
     listen: str = ""
+    upstream: str = ""
     database_url: str = ""
     checks: list[Check] = []
     notes: list[str] = []

@@ -270,6 +270,7 @@ class Dashboard(App[int]):
 def run(url: str, token: str = "", *, owns_session: bool = False) -> int:
     """Show the dashboard of the pgtattle at `url` until it is left; the exit code.
 
-    `owns_session`: pgtattle ends with it, so it asks before it is left while clients are connected. Raises UsageError for an impossible address.
+    `owns_session`: pgtattle ends with it, so it asks before it is left while clients are connected.
+    Raises UsageError for an impossible address.
     """
     return Dashboard(Client(url, token), owns_session=owns_session).run() or 0

@@ -62,8 +62,8 @@ def finding(
 
 
 SESSION = SessionView(
-    id="s", started_at="", seconds=1.0, server_version="18", executions=2, connections=1, connections_total=3, shed=0, lost=0,
-    restarts=0, opaque_connections=0,
+    id="s", started_at="", seconds=1.0, server_version="18", executions=2, connections=1, connections_total=3, shed=0,
+    lost=0, restarts=0, opaque_connections=0,
 )  # fmt: skip
 
 
