@@ -140,7 +140,7 @@ def short_banner(start: Start, style: Style) -> list[str]:
     lines = [f"pgtattle {start.version} at {start.listen}  {marks}"]
     for one in start.checks:
         if one.state != "ok":
-            cure = f" (fix: {one.cure})" if one.cure else ""
+            cure = f" (fix: {printable(one.cure)})" if one.cure else ""
             lines.append(f"pgtattle: {one.name}: {printable(one.words)}{cure}")
     return lines
 
