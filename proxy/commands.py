@@ -117,7 +117,7 @@ async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
     write(outputs, report)
     say("\n".join(summary(report)))
     if not outputs:
-        say("pgtattle: for the whole report start it with --report text=FILE (or json=FILE)")
+        say("pgtattle: no report was written: watch --report text=FILE (or json=FILE) writes one on leaving")
     return code
 
 

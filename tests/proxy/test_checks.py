@@ -92,9 +92,7 @@ def test_the_url_to_paste_has_no_password(listen: str, changes: dict[str, Any], 
 
 def test_names_in_the_url_are_quoted() -> None:
     upstream = Upstream(addresses=(Address("h", 1),), dsn="", user="a@b/c", database="d?e")
-    assert (
-        checks.database_url(settings(upstream=upstream), "h:2") == "postgresql://a%40b%2Fc@h:2/d%3Fe?sslmode=disable"
-    )
+    assert checks.database_url(settings(upstream=upstream), "h:2") == "postgresql://a%40b%2Fc@h:2/d%3Fe?sslmode=disable"
 
 
 def test_colours_and_marks_are_those_that_the_stream_can_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ class Server:
     """Serves prepared records; its fields are its faults."""
 
     def __init__(self) -> None:
+        self.session = SESSION
         self.history: list[ExecutionView] = []
         self.findings: list[FindingView] = []
         self.statements: list[StatementView] = []
@@ -130,7 +131,7 @@ class Server:
         async def stream() -> AsyncIterator[bytes]:
             if self.history:
                 yield b"id: s.1.1\nevent: executions\ndata: " + msgspec.json.encode(self.history) + b"\n\n"
-            yield b"event: session\ndata: " + msgspec.json.encode(SESSION) + b"\n\n"
+            yield b"event: session\ndata: " + msgspec.json.encode(self.session) + b"\n\n"
             while chunk := await self.queue.get():
                 yield chunk
 
