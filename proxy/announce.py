@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import msgspec
 import structlog
 
-from pgtattle.proxy import checks
+from pgtattle.proxy import checks, server_checks
 from pgtattle.proxy.checks import Check, Start
+from pgtattle.proxy.schema import ExplainView
 from pgtattle.proxy.server import Addresses, Proxy
 
 KNOWN_SECONDS: Final = 3.0
@@ -31,37 +32,40 @@ async def announce(proxy: Proxy, addresses: Addresses, form: Form = "full") -> S
     try:
         found = await asyncio.wait_for(proxy.checks(), KNOWN_SECONDS)
     except TimeoutError:
-        found = checks.waiting(settings.upstream)
+        found = server_checks.of_server(settings.upstream, None, "", ExplainView())
     start = Start(
         version=version("pgtattle"),
         listen=addresses.listen,
         upstream=checks.places(settings.upstream),
         database_url=checks.database_url(settings, addresses.listen),
-        needs_password=bool(settings.upstream.password)
-        or any(one.cure.startswith("export PGPASSWORD") for one in found),
+        needs_password=bool(settings.upstream.password) or any("PGPASSWORD" in one.cure for one in found),
         api=addresses.api,
         metrics=addresses.metrics,
         checks=found,
     )
     if settings.log_format == "json":
-        log = structlog.get_logger()
         good = all(one.state == "ok" for one in found)
-        (log.info if good else log.warning)("started", **msgspec.to_builtins(start))
+        _log(good)("started", **msgspec.to_builtins(start))
     else:
         draw = checks.banner if form == "full" else checks.short_banner
         print("\n".join(draw(start, checks.style(sys.stderr))), file=sys.stderr, flush=True)
     return found
 
 
-async def narrate(proxy: Proxy, addresses: Addresses) -> None:
-    """Announce, then log each check that becomes another one, for ever."""
-    log = structlog.get_logger()
-    seen = await announce(proxy, addresses)
+async def narrate(proxy: Proxy, addresses: Addresses, said: asyncio.Event, form: Form = "full") -> None:
+    """Announce, set `said`, then log each check that becomes another one, for ever."""
+    try:
+        seen = await announce(proxy, addresses, form)
+    finally:
+        said.set()
     while True:
         states = {one.name: one.state for one in seen}
         seen = await proxy.checks(seen)
         for one in seen:
             if one.state != states.get(one.name):
-                (log.info if one.state == "ok" else log.warning)(
-                    "check", name=one.name, state=one.state, found=one.words, fix=one.cure
-                )
+                _log(one.state == "ok")(f"{one.name}: {one.words}", state=one.state, fix=one.cure)
+
+
+def _log(good: bool) -> Callable[..., object]:
+    log = structlog.get_logger()
+    return cast(Callable[..., object], log.info if good else log.warning)

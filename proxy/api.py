@@ -122,7 +122,7 @@ class _Api:
     async def executions(self, request: Request) -> Response:
         given = _parameters(request, ("limit", "after", "filter"))
         store = self._store
-        after = _number(given, "after", 0, 0, None)
+        after = _number(given, "after", 0, 0, store.newest)
         changes = store.executions(after, _limit(given), self._filter(given))
         views = [execution_view(each, store.anchor, self._values) for each in changes.executions]
         more = changes.cursor < store.newest
@@ -300,15 +300,15 @@ def _parameters(request: Request, allowed: Collection[str]) -> dict[str, str]:
     return given
 
 
-def _number(given: dict[str, str], name: str, default: int, least: int, most: int | None) -> int:
+def _number(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
     text = given.get(name)
     if text is None:
         return default
-    allowed = f"a number from {least}" + (f" to {most}" if most is not None else "")
+    allowed = f"a number from {least} to {most}"
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise _Bad(name, text, allowed)
     number = int(text)
-    if number < least or (most is not None and number > most):
+    if not least <= number <= most:
         raise _Bad(name, text, allowed)
     return number
 

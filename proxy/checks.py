@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from pgtattle.proxy.settings import Settings, Upstream
 
-State = Literal["ok", "warn", "failed", "unknown"]
+CheckState = Literal["ok", "warn", "failed", "unknown"]
 
 UPSTREAM: Final = "upstream"
 EXPLAIN: Final = "EXPLAIN"
@@ -22,9 +22,9 @@ HYPOPG: Final = "HypoPG"
 BASIC: Final = (UPSTREAM, EXPLAIN, HYPOPG)
 """What a banner says in any case; other checks only where they are not ok."""
 
-_GLYPHS: Final[dict[State, str]] = {"ok": "✓", "warn": "!", "failed": "✗", "unknown": "?"}
-_ASCII: Final[dict[State, str]] = {"ok": "+", "warn": "!", "failed": "x", "unknown": "?"}
-_COLOURS: Final[dict[State, str]] = {"ok": "32", "warn": "33", "failed": "31", "unknown": "33"}
+_GLYPHS: Final[dict[CheckState, str]] = {"ok": "✓", "warn": "!", "failed": "✗", "unknown": "?"}
+_ASCII: Final[dict[CheckState, str]] = {"ok": "+", "warn": "!", "failed": "x", "unknown": "?"}
+_COLOURS: Final[dict[CheckState, str]] = {"ok": "32", "warn": "33", "failed": "31", "unknown": "33"}
 _SOCKET: Final = ".s.PGSQL."
 
 
@@ -32,7 +32,7 @@ class Check(Struct, frozen=True, kw_only=True):
     """One thing that was checked: `words` say what was found, `cure` is what mends it, a command where there is one."""
 
     name: str
-    state: State
+    state: CheckState
     words: str
     cure: str = ""
 
@@ -57,7 +57,7 @@ class Style(Struct, frozen=True):
     colour: bool = False
     ascii: bool = False
 
-    def glyph(self, state: State) -> str:
+    def glyph(self, state: CheckState) -> str:
         """The mark of a state, one column wide."""
         mark = (_ASCII if self.ascii else _GLYPHS)[state]
         return f"\x1b[{_COLOURS[state]}m{mark}\x1b[0m" if self.colour else mark
@@ -73,16 +73,6 @@ def style(stream: TextIO) -> Style:
     else:
         narrow = False
     return Style(colour=stream.isatty() and not os.environ.get("NO_COLOR"), ascii=narrow)
-
-
-def waiting(upstream: Upstream) -> list[Check]:
-    """The basic checks while nothing is known yet."""
-    where = places(upstream)
-    return [
-        Check(name=UPSTREAM, state="unknown", words=f"no answer from {where} yet"),
-        Check(name=EXPLAIN, state="unknown", words="not known yet"),
-        Check(name=HYPOPG, state="unknown", words="not known yet"),
-    ]
 
 
 def places(upstream: Upstream) -> str:

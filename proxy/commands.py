@@ -18,6 +18,7 @@ from msgspec import Struct
 from pgtattle.proxy import announce, log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.files import can_write, write_whole
 from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
@@ -45,6 +46,7 @@ class Gate(Struct, frozen=True, kw_only=True):
     fail_on: FailOn = "high"
     baseline: str = ""
     update: bool = False
+    require_explain: bool = False
 
 
 def say(text: str) -> None:
@@ -62,7 +64,7 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
         addresses = await proxy.start()
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)
-        async with _beside(announce.narrate(proxy, addresses)):
+        async with _beside(announce.narrate(proxy, addresses, asyncio.Event())):
             await stop.wait()
         drain = asyncio.create_task(proxy.drain())
         await asyncio.wait({drain, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,9 +84,10 @@ async def run(
         addresses = await proxy.start()
         host, port = addresses.listen.rsplit(":", 1)
         environment = child_environment(os.environ, settings.upstream, host.strip("[]"), int(port), set_env)
-        announced = asyncio.create_task(announce.announce(proxy, addresses, "short"))
-        code = await _command(command, environment)
-        await announced
+        said = asyncio.Event()
+        async with _beside(announce.narrate(proxy, addresses, said, "short")):
+            code = await _command(command, environment)
+            await said.wait()
         if code in (NOT_FOUND, NOT_EXECUTABLE):
             return code
         report = await proxy.finish()
@@ -108,8 +111,10 @@ async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
-        await announce.announce(proxy, addresses)
-        code = await dashboard(addresses.api, owns=True)
+        said = asyncio.Event()
+        async with _beside(announce.narrate(proxy, addresses, said)):
+            await said.wait()
+            code = await dashboard(addresses.api, owns=True)
         report = await proxy.finish(SUMMARY_SECONDS)
     if report is None:
         say("pgtattle: the analysis did not end: there is no summary")
@@ -158,9 +163,8 @@ def check_outputs(outputs: Sequence[Output]) -> None:
     for output in outputs:
         if output.format not in FORMATS:
             raise UsageError(f"--report {output.format}=…: known formats are {', '.join(FORMATS)}")
-        folder = Path(output.path).absolute().parent
-        if output.path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UsageError(f"--report {output.format}={output.path}: the folder {folder} cannot be written to")
+        if output.path != "-" and not can_write(output.path):
+            raise UsageError(f"--report {output.format}={output.path}: this cannot be written to; name another path")
 
 
 def check_variables(names: Sequence[str]) -> None:
@@ -182,7 +186,7 @@ def write(outputs: Sequence[Output], report: Report) -> None:
             if output.path == "-":
                 print(text, flush=True)
             else:
-                Path(output.path).write_text(text, encoding="utf-8")
+                write_whole(output.path, text)
         except OSError as error:
             failures.append(f"--report {output.format}={output.path}: {error.strerror}")
     if failures:
@@ -237,9 +241,13 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
         say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale]}")
     if session.shed or session.lost:
         say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
+    unexplained = gate.require_explain and session.explain.state != "ok"
+    if unexplained:
+        reason = f": {session.explain.reason}; {session.explain.cure}" if session.explain.reason else ""
+        say(f"pgtattle: --require-explain: EXPLAIN is not available ({session.explain.state}){reason}")
     if verdict.failing:
         return 1
-    return INCOMPLETE if session.lost else 0
+    return INCOMPLETE if session.lost or unexplained else 0
 
 
 @contextlib.asynccontextmanager

@@ -72,7 +72,7 @@ def examine(
             )
         )
     else:
-        found += probes.probe(upstream, analyze_dsn, more=True).checks
+        found += probes.server(upstream, analyze_dsn)
     answer = ask(api, token)
     if isinstance(answer, Check):
         return [*found, _port("listen", "--listen", listen), answer]
@@ -198,7 +198,7 @@ def bypassing(session: SessionView, direct: Sequence[Backend] | None) -> Iterato
 def _direct(upstream: Upstream, api: Address, token: str) -> Sequence[Backend] | None:
     """Sessions that pgtattle does not know although they are there before and after it is asked; None: nobody knows."""
     try:
-        with probes.login(upstream) as connection, _client(api, token) as client:
+        with probes.login(upstream.dsn, upstream.password) as connection, _client(api, token) as client:
             pid = connection.execute("SELECT pg_backend_pid()").fetchone()
             before = _backends(connection)
             time.sleep(KNOWN_SECONDS)

@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.files import write_whole
 from pgtattle.proxy.schema import SEVERITIES, FindingView, Severity
 
 FailOn = Severity | Literal["never"]
@@ -71,7 +72,7 @@ def write_baseline(path: Path, findings: Sequence[FindingView]) -> None:
         }
         blocks.append("[[finding]]\n" + "".join(f"{key} = {_string(value)}\n" for key, value in lines.items()))
     try:
-        path.write_text("\n".join(blocks), encoding="utf-8")
+        write_whole(path, "\n".join(blocks))
     except OSError as error:
         raise UsageError(f"--baseline {path}: {error.strerror}") from error
 

@@ -51,6 +51,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._evicted = evicted
         self._relay = RelayCounters()
+        self._explain_available = False
         self._fallbacks: Mapping[str, int] = {}
         self._commands = _Admitted(MAX_VALUES)
         self._databases = _Admitted(MAX_VALUES)
@@ -104,6 +105,10 @@ class Metrics:
     def relay(self, counters: RelayCounters) -> None:
         """Take what the relay counts; its counters outlive this process."""
         self._relay = counters
+
+    def explain(self, available: bool) -> None:
+        """Take whether the side connection can ask the planner."""
+        self._explain_available = available
 
     def parse_fallbacks(self, fallbacks: Mapping[str, int]) -> None:
         """Take how many statements were not parsed, by reason."""
@@ -163,6 +168,8 @@ class Metrics:
             ["what"],
             [((what,), count) for what, count in self._evicted().items()],
         )
+        available = "1 while the server's planner can be asked (EXPLAIN over the side connection), else 0."
+        yield _gauge("pgtattle_explain_available", available, [], [((), int(self._explain_available))])
         yield _gauge(
             "pgtattle_build_info",
             "Version of pgtattle and of Python.",

@@ -17,10 +17,12 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.questions import Answer, Question
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.sql.database_ddl import claimed
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.claims import Claims
 from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.events import Connection, Unit
+from pgtattle.proxy.events import Connection, Text, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.processes import is_of
@@ -44,6 +46,7 @@ class Pipeline:
         metrics: Metrics,
         ask: Callable[[Question], None],
         give_up: Callable[[int, str], None],
+        claims: Claims,
     ) -> None:
         self.executions = 0
         self.connections = 0
@@ -52,6 +55,7 @@ class Pipeline:
         self._metrics = metrics
         self._ask = ask
         self._give_up = give_up
+        self._claims = claims
         self._texts = Texts()
         self._facts = FactsCache()
         self._samples = Samples()
@@ -79,7 +83,7 @@ class Pipeline:
                 opened = msgspec.json.decode(body, type=control.Opened)
                 self.connections += 1
                 record = Connection(id=connection, client=opened.client, opened_ns=opened.opened_ns)
-                self._sessions[connection] = Session(record, self._texts.read, self._number, self._samples)
+                self._sessions[connection] = Session(record, self._read, self._number, self._samples)
                 continue
             session = self._sessions.get(connection)
             if session is None:
@@ -120,6 +124,14 @@ class Pipeline:
         for analyzer in self._analyzers:
             self._take(analyzer.answer(answer))
 
+    def _read(self, sql: str, truncated: bool) -> tuple[Text, ...]:
+        texts = self._texts.read(sql, truncated)
+        for text in texts:
+            if text.statement.kind == "ddl":
+                for database in claimed(text):
+                    self._claims.claim(database)
+        return texts
+
     def _number(self) -> int:
         self.executions += 1
         return self.executions
@@ -155,9 +167,16 @@ class Pipeline:
                 if outcomes:
                     self._take(outcomes)
         for execution in executions:
+            if execution.text.statement.kind == "ddl":
+                self._release(execution)
             complete = units.add(execution)
             if complete:
                 self._complete(complete)
+
+    def _release(self, execution: Execution) -> None:
+        gone = execution.sqlstate is None and execution.text.statement.command != "CREATE"
+        for database in claimed(execution.text):
+            self._claims.release(database, gone=gone)
 
     def _complete(self, units: Iterable[Unit]) -> None:
         for unit in units:

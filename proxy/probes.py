@@ -1,8 +1,8 @@
 """Asks PostgreSQL what pgtattle needs to know of it: does it answer, who is it, may EXPLAIN and HypoPG be used.
 
-Enters: the upstream. Leaves: `checks.Check` records. It logs in as the side connection does, reads the catalogue and
-changes nothing. Blocking: the profiler calls it in a thread, `doctor` as it is. Source: PostgreSQL, "System Catalogs",
-"System Views"; PgBouncer's documentation (cancel keys are its own).
+Enters: the upstream. Leaves: checks. It logs in as the side connection does, reads the catalogue and changes nothing.
+It blocks. Source: PostgreSQL, "System Catalogs", "System Views"; PgBouncer's documentation (its cancel keys are its
+own).
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
-from msgspec import Struct
 from psycopg import conninfo
 
-from pgtattle.proxy.checks import EXPLAIN, HYPOPG, UPSTREAM, Check, State, places
-from pgtattle.proxy.database import connect
+from pgtattle.proxy.checks import EXPLAIN, HYPOPG, UPSTREAM, Check, CheckState, places
 from pgtattle.proxy.settings import Address, Upstream
 
 OLDEST: Final = 13
@@ -46,33 +44,16 @@ _EXTENSION: Final = """
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-class Probe(Struct, frozen=True, kw_only=True):
-    """What one look at the server found; `server_version` is empty where nobody could log in.
-
-    `reachable`: something accepts connections at one of the upstream's addresses.
-    """
-
-    checks: list[Check]
-    server_version: str = ""
-    reachable: bool = True
-
-
-def probe(upstream: Upstream, analyze_dsn: str = "", *, more: bool = False) -> Probe:
-    """Log in to the upstream and to where EXPLAIN is asked, and check both; `more` adds what only `doctor` says."""
+def server(upstream: Upstream, analyze_dsn: str = "") -> list[Check]:
+    """Log in to the upstream and to where EXPLAIN is asked, and check both."""
+    side = (analyze_dsn, "") if analyze_dsn else (upstream.dsn, upstream.password)
     try:
-        with login(upstream) as connection:
-            checks = [_server(upstream, connection)]
-            checks += _old(connection)
-            pooled = list(_pooler(upstream, connection))
-            checks += pooled
-            version = _version(connection)
-            if more:
-                checks += _statements(connection)
+        with login(upstream.dsn, upstream.password) as connection:
+            first = _server(upstream, connection)
+            rest = [*_old(connection), *_pooler(upstream, connection), _statements(connection)]
     except psycopg.Error as error:
-        return _no_login(upstream, error, analyze_dsn)
-    checks += _explain(analyze_dsn or upstream.dsn, upstream, analyze_dsn, pooled=bool(pooled))
-    order = {name: place for place, name in enumerate((UPSTREAM, EXPLAIN, HYPOPG))}
-    return Probe(checks=sorted(checks, key=lambda one: order.get(one.name, 9)), server_version=version)
+        return _no_login(upstream, error, side)
+    return [first, *_explain(*side), *rest]
 
 
 def accepts(address: Address, seconds: float = 3.0) -> str:
@@ -92,12 +73,12 @@ def accepts(address: Address, seconds: float = 3.0) -> str:
 # -- the upstream ------------------------------------------------------------------------------------------------------
 
 
-def login(upstream: Upstream) -> _Connection:
-    """A session of the upstream's user, as psql would have it. Raises psycopg.Error."""
+def login(dsn: str, password: str) -> _Connection:
+    """A session as psql would have it. Raises psycopg.Error."""
     more: dict[str, Any] = {"application_name": "pgtattle", "connect_timeout": CONNECT_SECONDS}
-    if upstream.password:
-        more["password"] = upstream.password
-    return psycopg.connect(conninfo.make_conninfo(upstream.dsn, **more), autocommit=True)
+    if password:
+        more["password"] = password
+    return psycopg.connect(conninfo.make_conninfo(dsn, **more), autocommit=True)
 
 
 def _server(upstream: Upstream, connection: _Connection) -> Check:
@@ -107,7 +88,7 @@ def _server(upstream: Upstream, connection: _Connection) -> Check:
     return Check(name=UPSTREAM, state="ok", words=words)
 
 
-def _no_login(upstream: Upstream, error: psycopg.Error, analyze_dsn: str) -> Probe:
+def _no_login(upstream: Upstream, error: psycopg.Error, side: tuple[str, str]) -> list[Check]:
     """Why nobody could log in: nothing listens, the server wants a password that we have not, or it refuses."""
     where, user = places(upstream), upstream.user
     reasons = [one for one in map(accepts, upstream.addresses) if one]
@@ -115,7 +96,7 @@ def _no_login(upstream: Upstream, error: psycopg.Error, analyze_dsn: str) -> Pro
     password = f"export PGPASSWORD=…  (the password of {user})"
     asked, used = _passwords(error)
     explain = Check(name=EXPLAIN, state="unknown", words="needs a login to the server")
-    state: State = "failed"
+    state: CheckState = "failed"
     if not reachable:
         words = f"nothing accepts connections at {where}: {reasons[-1]}"
         cure = "start PostgreSQL, or name its address: --upstream postgresql://USER@HOST:PORT/DATABASE"
@@ -127,9 +108,9 @@ def _no_login(upstream: Upstream, error: psycopg.Error, analyze_dsn: str) -> Pro
         words = f"{where}: {reason(error)}"
         cure = password if used else "give --upstream a user, database and sslmode that psql can connect with"
     rest = [explain, Check(name=HYPOPG, state="unknown", words="needs a login to the server")]
-    if reachable and analyze_dsn:
-        rest = _explain(analyze_dsn, upstream, analyze_dsn, pooled=False)
-    return Probe(checks=[Check(name=UPSTREAM, state=state, words=words, cure=cure), *rest], reachable=reachable)
+    if reachable and side[0] != upstream.dsn:
+        rest = _explain(*side)
+    return [Check(name=UPSTREAM, state=state, words=words, cure=cure), *rest]
 
 
 def _passwords(error: psycopg.Error) -> tuple[bool, bool]:
@@ -166,7 +147,7 @@ def _pooler(upstream: Upstream, connection: _Connection) -> Iterator[Check]:
     if row is None or row[0] == connection.info.backend_pid:
         return
     shared = False
-    with contextlib.suppress(psycopg.Error), login(upstream) as second:
+    with contextlib.suppress(psycopg.Error), login(upstream.dsn, upstream.password) as second:
         shared = second.execute("SELECT pg_backend_pid()").fetchone() == row
     what = "a pooler that shares server connections between clients (transaction pooling)" if shared else "a pooler"
     yield Check(
@@ -177,31 +158,29 @@ def _pooler(upstream: Upstream, connection: _Connection) -> Iterator[Check]:
     )
 
 
-def _statements(connection: _Connection) -> Iterator[Check]:
+def _statements(connection: _Connection) -> Check:
     row = connection.execute("SELECT FROM pg_extension WHERE extname = 'pg_stat_statements'").fetchone()
     words = "installed" if row is not None else "not installed; pgtattle does not need it"
-    yield Check(name="pg_stat_statements", state="ok", words=words)
+    return Check(name="pg_stat_statements", state="ok", words=words)
 
 
 # -- the side connection -----------------------------------------------------------------------------------------------
 
 
-def _explain(dsn: str, upstream: Upstream, analyze_dsn: str, *, pooled: bool) -> list[Check]:
-    """Log in exactly as the side connection does, with its settings, and ask for a plan."""
+def _explain(dsn: str, password: str) -> list[Check]:
+    """Log in as the side connection does, and ask for a plan."""
     try:
-        with connect(dsn, upstream.password, "") as connection:
+        with login(dsn, password) as connection:
             connection.execute("EXPLAIN (FORMAT JSON) SELECT 1")
             return [*_rights(connection), _hypopg(connection)]
     except psycopg.Error as error:
-        said = reason(error)
-        if analyze_dsn:
-            cure = "give PGTATTLE_ANALYZE_DSN a user, password and database that psql can connect with"
-        elif pooled or "startup parameter" in said:
-            cure = "name PostgreSQL itself: export PGTATTLE_ANALYZE_DSN=postgresql://USER@HOST:5432/DATABASE"
-        else:
-            cure = "give --upstream a user and database that psql can connect with"
         return [
-            Check(name=EXPLAIN, state="failed", words=said, cure=cure),
+            Check(
+                name=EXPLAIN,
+                state="failed",
+                words=reason(error),
+                cure="set PGTATTLE_ANALYZE_DSN to a user, password and database that psql can connect with",
+            ),
             Check(name=HYPOPG, state="unknown", words="not known: EXPLAIN does not work"),
         ]
 
@@ -239,7 +218,7 @@ def _hypopg(connection: _Connection) -> Check:
     row = connection.execute(_EXTENSION, ["hypopg"]).fetchone()
     without = "without it a suggested index is not tried"
     major = connection.info.server_version // 10_000
-    state: State = "warn"
+    state: CheckState = "warn"
     if row is None:
         words = f"not available on the server: {without}"
         cure = f"apt install postgresql-{major}-hypopg, then CREATE EXTENSION hypopg;"

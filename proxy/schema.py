@@ -15,6 +15,7 @@ from pgtattle.proxy.checks import Check
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["candidate", "likely", "proven"]
 SuggestionStatus = Literal["verified", "partly", "unverified", "confirmed", "refuted", "advice"]
+ExplainState = Literal["unknown", "ok", "off", "no_password", "refused", "no_rights", "unreachable"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
 CONFIDENCES: tuple[Confidence, ...] = ("candidate", "likely", "proven")
@@ -274,14 +275,27 @@ class FindingView(Struct, frozen=True, kw_only=True):
     last_seen: str
 
 
+class ExplainView(Struct, frozen=True, kw_only=True):
+    """Whether the side connection can ask the server's planner: `ok` it can, `unknown` before the first try.
+
+    `off`: not wanted in this mode. `no_password`, `refused`: the login fails. `no_rights`: the role may not plan some
+    statements. `unreachable`: no server answers. `reason` and `cure` are for people, empty where there is nothing to
+    mend; `hypopg` says that the extension is in the upstream's database.
+    """
+
+    state: ExplainState = "unknown"
+    reason: str = ""
+    cure: str = ""
+    hypopg: bool = False
+
+
 class SessionView(Struct, frozen=True, kw_only=True):
     """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.
 
     `connections` are open now, `connections_total` were accepted since the start, `tls_declined` are clients that left
     because they were offered no TLS. `database_url` is that of the upstream's database through the proxy, without a
-    password; `checks` are what was found out about the server.
-    `evicted` counts what fell out of the bounded memory: `executions`, `statements` (their totals go to `other`),
-    `findings`.
+    password. `explain` is the side connection's state; `checks` say it and more for people. `evicted` counts what fell
+    out of the bounded memory: `executions`, `statements` (their totals go to `other`), `findings`.
     """
 
     id: str
@@ -301,6 +315,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     database_url: str = ""
     checks: list[Check] = []
     notes: list[str] = []
+    explain: ExplainView = ExplainView()
     evicted: dict[str, int] = {}
 
 

@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from msgspec import Struct
 
-from pgtattle.proxy import listeners, tls, upstream
+from pgtattle.proxy import listeners, probe, tls, upstream
 from pgtattle.proxy.checks import Check
 from pgtattle.proxy.errors import UpstreamUnreachable, UsageError
 from pgtattle.proxy.log import Limiter
@@ -144,8 +144,8 @@ class Proxy:
         )
 
     async def probe(self) -> None:
-        """Raise UpstreamUnreachable, with words for people, unless the upstream accepts a connection."""
-        (await upstream.connect(self.settings.upstream, asyncio.Protocol)).transport.close()
+        """Raise UpstreamUnreachable, with words for people, unless the upstream answers a startup."""
+        await probe.answers(self.settings.upstream, self.settings.upstream.connect_seconds)
 
     async def checks(self, seen: Sequence[Check] = ()) -> Sequence[Check]:
         """What is known about the server, as soon as it is not what was `seen` already; only after `start`."""

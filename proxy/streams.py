@@ -40,6 +40,10 @@ class Position(Struct, frozen=True):
     execution: int
     revision: int
 
+    def is_beyond(self, newest: Position) -> bool:
+        """True for a position that the stream has not come to: it is none of its own."""
+        return self.execution > newest.execution or self.revision > newest.revision
+
     def __str__(self) -> str:
         return f"{self.stream}.{self.execution}.{self.revision}"
 
@@ -70,7 +74,8 @@ class Streams:
         reset = ""
         if resume is not None:
             left_off = position(resume)
-            if left_off is None or left_off.stream != stream or left_off.execution > store.newest:
+            newest = Position(stream, store.newest, store.revision)
+            if left_off is None or left_off.stream != stream or left_off.is_beyond(newest):
                 reset = "session"
             elif left_off.execution < store.oldest - 1:
                 reset = "expired"
