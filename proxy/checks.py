@@ -129,7 +129,7 @@ def short_banner(start: Start, style: Style) -> list[str]:
     marks = "  ".join(f"{style.glyph(one.state)} {name}" for one, name in named)
     lines = [f"pgtattle {start.version} at {start.listen}  {marks}"]
     for one in start.checks:
-        if one.state != "ok":
+        if one.state in ("warn", "failed"):
             cure = f" (fix: {printable(one.cure)})" if one.cure else ""
             lines.append(f"pgtattle: {one.name}: {printable(one.words)}{cure}")
     return lines

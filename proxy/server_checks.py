@@ -29,14 +29,20 @@ def of_server(upstream: Upstream, failure: str | None, version: str, explain: Ex
     server's, empty where nobody could log in.
     """
     where = places(upstream)
-    server = f"PostgreSQL {version} at {where}" if version else f"PostgreSQL answers at {where}"
     if failure is None:
         first = Check(name=UPSTREAM, state="unknown", words=f"no answer from {where} yet")
     elif failure:
         first = Check(name=UPSTREAM, state="failed", words=failure, cure="start PostgreSQL, or correct --upstream")
+    elif version:
+        words = f"PostgreSQL {version} at {where}, user {upstream.user}, database {upstream.database}"
+        first = Check(name=UPSTREAM, state="ok", words=words)
     else:
-        first = Check(name=UPSTREAM, state="ok", words=f"{server}, user {upstream.user}, database {upstream.database}")
-    return [first, _explain(explain), _hypopg(explain)]
+        first = Check(name=UPSTREAM, state="ok", words=f"PostgreSQL answers at {where}")
+    if failure and explain.state == "unreachable":
+        second = Check(name=EXPLAIN, state="failed", words="needs a server that answers")
+    else:
+        second = _explain(explain)
+    return [first, second, _hypopg(explain)]
 
 
 def _explain(explain: ExplainView) -> Check:

@@ -155,6 +155,7 @@ def test_a_role_of_few_rights(database: Database) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="PgBouncer is not installed")
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_pooler_in_front_of_the_server(trusting: Database, mode: str) -> None:
     with bouncer(trusting, mode) as pooled:
@@ -214,6 +215,7 @@ def test_who_bypasses_a_running_pgtattle_is_named(database: Database, serve: Ser
         assert ask(served, database)["bypass"].startswith("✓")
 
 
+@pytest.mark.slow
 def test_bypassing_cannot_be_told_where_nobody_looks(database: Database, serve: Serve) -> None:
     served = serve(database, "--mode", "opaque")
     with psycopg.connect(served.database.dsn), psycopg.connect(database.dsn):
@@ -221,6 +223,7 @@ def test_bypassing_cannot_be_told_where_nobody_looks(database: Database, serve: 
         assert ask(served, database)["bypass"].startswith("? not known")
 
 
+@pytest.mark.slow
 def test_tags_and_declined_tls(database: Database, serve: Serve) -> None:
     served = serve(database)
     sent(served, "BEGIN", "SELECT 1", "COMMIT")
@@ -239,6 +242,7 @@ def test_tags_and_declined_tls(database: Database, serve: Serve) -> None:
     assert "sslmode=disable" in found["TLS"]
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for(database: Database, serve: Serve, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("the-very-secret-token")
@@ -249,11 +253,13 @@ def test_a_token_is_asked_for(database: Database, serve: Serve, tmp_path: Path) 
     assert found["pgtattle"].startswith("✓")
 
 
+@pytest.mark.slow
 def test_another_server_than_that_of_the_running_pgtattle(database: Database, trusting: Database, serve: Serve) -> None:
     served = serve(trusting)
     assert ask(served, database)["bypass"].startswith("? it is in front of")
 
 
+@pytest.mark.slow
 def test_a_role_that_needs_no_password_is_said(trusting: Database, serve: Serve) -> None:
     served = serve(trusting)
     sent(served, "SELECT 1")

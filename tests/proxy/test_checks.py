@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pgtattle.proxy import checks, doctor
+from pgtattle.proxy import checks, doctor, server_checks
 from pgtattle.proxy.checks import Check, Start, Style
-from pgtattle.proxy.schema import ConnectionView, SessionView, UnitView
+from pgtattle.proxy.schema import ConnectionView, ExplainView, SessionView, UnitView
 from pgtattle.proxy.settings import Address, Settings, Upstream
 from tests.proxy.records import session
 
@@ -108,6 +108,48 @@ def test_colours_and_marks_are_those_that_the_stream_can_show(monkeypatch: pytes
     assert checks.style(Terminal(io.BytesIO(), "utf-8")) == Style()
     assert Style(colour=True).glyph("failed") == "\x1b[31m✗\x1b[0m"
     assert [Style(ascii=True).glyph(state) for state in ("ok", "warn", "failed", "unknown")] == ["+", "!", "x", "?"]
+
+
+# -- what a running profiler knows -------------------------------------------------------------------------------------
+
+
+def of_server(failure: str | None, version: str, **explain: Any) -> list[tuple[str, str]]:
+    upstream = Upstream(addresses=(Address("db", 5432),), dsn="", user="app", database="shop")
+    found = server_checks.of_server(upstream, failure, version, ExplainView(**explain))
+    assert [one.name for one in found] == ["upstream", "EXPLAIN", "HypoPG"]
+    return [(one.state, one.words) for one in found]
+
+
+def test_a_server_that_answers_everything() -> None:
+    assert of_server("", "18.4", state="ok", hypopg=True) == [
+        ("ok", "PostgreSQL 18.4 at db:5432, user app, database shop"),
+        ("ok", "available"),
+        ("ok", "installed"),
+    ]
+
+
+def test_a_server_that_lets_nobody_in() -> None:
+    assert of_server("", "", state="no_password", reason="no password supplied") == [
+        ("ok", "PostgreSQL answers at db:5432"),
+        ("failed", "no password supplied"),
+        ("unknown", "not known without EXPLAIN"),
+    ]
+
+
+def test_a_server_that_is_not_there_or_not_yet_known() -> None:
+    assert of_server("refused there", "", state="unreachable", reason="refused")[:2] == [
+        ("failed", "refused there"),
+        ("failed", "needs a server that answers"),
+    ]
+    assert [state for state, _ in of_server(None, "")] == ["unknown"] * 3
+
+
+def test_rights_that_are_missing_warn() -> None:
+    assert [state for state, _ in of_server("", "18.4", state="no_rights", reason="permission denied")] == [
+        "ok",
+        "warn",
+        "warn",
+    ]
 
 
 # -- what doctor makes of a running pgtattle ---------------------------------------------------------------------------
