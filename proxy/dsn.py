@@ -163,11 +163,12 @@ def _known(dsn: str) -> tuple[dict[str, str], tuple[str, ...]]:
     for key in unknown:
         if not key.isidentifier():
             raise UsageError("an option of the URL has no name; write the signs of a password as %-escapes")
-        close = difflib.get_close_matches(key.lower(), _LIBPQ, n=1, cutoff=0.8)
-        if close:
-            raise UsageError(f"there is no option {key!r}; did you mean {close[0]!r}?")
-        if "://" not in dsn:
-            raise UsageError(f"there is no keyword {key!r} in a connection string")
+        # What is meant for TLS must not be left out; what else a URL holds may be a driver's own.
+        words = [word for word in _LIBPQ if word.startswith("ssl")] if "://" in dsn else _LIBPQ
+        close = difflib.get_close_matches(key.lower(), words, n=1, cutoff=0.8)
+        if close or "://" not in dsn:
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"there is no option {key!r} in a connection string{hint}")
         del given[key]
     return given, tuple(unknown)
 

@@ -21,8 +21,8 @@ PROTOCOL: Final = 3 << 16
 MAX_ANSWER: Final = 64 * 1024
 _HEAD: Final = struct.Struct("!cI")
 _BEFORE_READY: Final = b"RSKNv"
-_NOT_READY: Final = ("57P", "08")
-"""SQLSTATE classes: the server starts up or shuts down; a pooler that does not reach its server says 08."""
+_NOT_READY: Final = "57P"
+"""SQLSTATEs of a server that starts up or shuts down. A pooler says 08P01 of all its refusals, of logins too."""
 
 
 async def answers(server: Upstream, seconds: float) -> None:
@@ -40,8 +40,8 @@ async def answers(server: Upstream, seconds: float) -> None:
             where = str(leg.endpoint.address)
             try:
                 leg.transport.write(_startup_message(server))
-                await made[-1].answer
-                leg.transport.write(TERMINATE)
+                if await made[-1].answer:
+                    leg.transport.write(TERMINATE)
             finally:
                 leg.transport.close()
     except TimeoutError:
@@ -55,10 +55,10 @@ class _NoAnswer(Exception):
 
 
 class _Startup(asyncio.Protocol):
-    """Waits for the first frames; `answer` is done when they say that the server takes connections."""
+    """Waits for the first frames; `answer` says that the server takes connections, and whether a session began."""
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:
@@ -78,7 +78,7 @@ class _Startup(asyncio.Protocol):
 
     def _frame(self, kind: bytes, body: bytes) -> None:
         if kind == b"Z" or (kind == b"R" and body[:4] != b"\0\0\0\0"):
-            self.answer.set_result(None)
+            self.answer.set_result(kind == b"Z")
         elif kind == b"E":
             fields = {part[:1]: part[1:].decode("utf-8", "replace") for part in body.split(b"\0")}
             state = fields.get(b"C", "")
@@ -86,7 +86,7 @@ class _Startup(asyncio.Protocol):
                 self._fail(f"{_printable(fields.get(b'M', ''))} (SQLSTATE {_printable(state)})")
             else:
                 # Whatever it refuses this role: it answers.
-                self.answer.set_result(None)
+                self.answer.set_result(False)
         elif kind not in _BEFORE_READY:
             self._fail("what answers there is no PostgreSQL")
 
