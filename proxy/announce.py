@@ -7,6 +7,7 @@ already.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -48,7 +49,9 @@ async def announce(proxy: Proxy, addresses: Addresses, form: Form = "full") -> S
         _log(good)("started", **msgspec.to_builtins(start))
     else:
         draw = checks.banner if form == "full" else checks.short_banner
-        print("\n".join(draw(start, checks.style(sys.stderr))), file=sys.stderr, flush=True)
+        # A full disk or a closed pipe ends no proxy.
+        with contextlib.suppress(OSError, ValueError):
+            print("\n".join(draw(start, checks.style(sys.stderr))), file=sys.stderr, flush=True)
     return found
 
 

@@ -6,7 +6,6 @@ import contextlib
 import io
 import math
 import os
-import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -339,8 +338,7 @@ def doctor(form: Literal["text", "json"], **options: Any) -> None:
     from pgtattle.proxy import doctor
 
     found = doctor.examine(upstream, listen, api, token=token, analyze_dsn=analyze_dsn)
-    arguments = f" --upstream {shlex.quote(_given(options))}" if _given(options) else ""
-    click.echo(doctor.render(found, form, arguments))
+    click.echo(doctor.render(found, form, _given(options), api))
     sys.exit(int(checks.failed(found)))
 
 

@@ -119,8 +119,8 @@ async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
     if report is None:
         say("pgtattle: the analysis did not end: there is no summary")
         return code
-    write(outputs, report)
     say("\n".join(summary(report)))
+    write(outputs, report)
     if not outputs:
         say("pgtattle: no report was written: watch --report text=FILE (or json=FILE) writes one on leaving")
     return code

@@ -7,6 +7,7 @@ pgtattle that runs at the API's address for what it has seen. Nothing is changed
 from __future__ import annotations
 
 import platform
+import shlex
 import socket
 import sys
 import time
@@ -53,7 +54,6 @@ class Sidecar(Struct, frozen=True, kw_only=True):
     """What a running pgtattle has seen; `units` are its latest."""
 
     session: SessionView
-    connections: Sequence[ConnectionView]
     units: Sequence[UnitView]
 
 
@@ -61,6 +61,8 @@ def examine(
     upstream: Upstream | None, listen: Address, api: Address, *, token: str = "", analyze_dsn: str = ""
 ) -> list[Check]:
     """All checks, in the order in which they are worth reading. `upstream` is None where nobody said where it is."""
+    # Before the server: who comes to it by the proxy's own address would be the traffic that is asked for.
+    answer = ask(api, token)
     found: list[Check] = []
     if upstream is None:
         found.append(
@@ -73,7 +75,6 @@ def examine(
         )
     else:
         found += probes.server(upstream, analyze_dsn)
-    answer = ask(api, token)
     if isinstance(answer, Check):
         return [*found, _port("listen", "--listen", listen), answer]
     found.append(Check(name=RUNS, state="ok", words=f"runs: clients at {answer.session.listen}, API at {api}"))
@@ -86,14 +87,16 @@ def examine(
     return [*found, *bypassing(answer.session, _direct(upstream, api, token))]
 
 
-def render(found: Sequence[Check], form: Literal["text", "json"], arguments: str = "") -> str:
-    """The checks for stdout, and what to do next; `arguments` are those that further commands need."""
+def render(found: Sequence[Check], form: Literal["text", "json"], upstream: str, api: Address) -> str:
+    """The checks for stdout, and what to do next: `upstream` is the option's value, `api` where a pgtattle would be."""
     release = version("pgtattle")
     if form == "json":
         return msgspec.json.encode({"version": release, "checks": found}).decode()
     bad = sum(one.state == "failed" for one in found)
-    runs = any(one.name == RUNS for one in found)
-    then = "pgtattle tui" if runs else f"pgtattle watch{arguments}"
+    if any(one.name == RUNS for one in found):
+        then = f"pgtattle tui {api if api.path else f'http://{api}'}"
+    else:
+        then = f"pgtattle watch --upstream {shlex.quote(upstream)}" if upstream else "pgtattle watch"
     end = f"next: {then}" if not bad else f"{bad} failed: mend what is marked, then {then}"
     lines = [f"pgtattle {release}, Python {platform.python_version()}", *check_list(found, style(sys.stdout)), "", end]
     return "\n".join(lines)
@@ -119,7 +122,6 @@ def ask(api: Address, token: str) -> Sidecar | Check:
                 )
             return Sidecar(
                 session=msgspec.json.decode(response.raise_for_status().content, type=SessionView),
-                connections=_connections(client),
                 units=_get(client, "/units?limit=1000", UnitPage).items,
             )
     except (httpx.HTTPError, msgspec.MsgspecError, OSError) as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from pgtattle.proxy import checks, doctor, server_checks
+from pgtattle.proxy import checks, doctor, probes, server_checks
 from pgtattle.proxy.checks import Check, Start, Style
-from pgtattle.proxy.schema import ConnectionView, ExplainView, SessionView, UnitView
+from pgtattle.proxy.schema import ExplainView, SessionView, UnitView
 from pgtattle.proxy.settings import Address, Settings, Upstream
 from tests.proxy.records import session
 
@@ -152,6 +153,15 @@ def test_rights_that_are_missing_warn() -> None:
     ]
 
 
+def test_a_server_that_is_too_old_is_said() -> None:
+    """None so old can be had any more: what psycopg says of one."""
+    info = SimpleNamespace(server_version=120_022, parameter_status=lambda name: "12.22 (Debian)")
+    (found,) = probes._old(cast(Any, SimpleNamespace(info=info)))
+    assert (found.state, found.words[:27]) == ("failed", "PostgreSQL 12.22 is too old")
+    info.server_version = 130_000
+    assert list(probes._old(cast(Any, SimpleNamespace(info=info)))) == []
+
+
 # -- what doctor makes of a running pgtattle ---------------------------------------------------------------------------
 
 
@@ -163,8 +173,7 @@ def unit(kind: str) -> UnitView:
 
 
 def seen(*kinds: str, **changes: Any) -> dict[str, Check]:
-    known: list[ConnectionView] = []
-    sidecar = doctor.Sidecar(session=session(**changes), connections=known, units=[unit(kind) for kind in kinds])
+    sidecar = doctor.Sidecar(session=session(**changes), units=[unit(kind) for kind in kinds])
     return {one.name: one for one in doctor.seen(sidecar)}
 
 
