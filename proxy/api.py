@@ -20,11 +20,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pgtattle.proxy.errors import FilterError, UsageError
+from pgtattle.proxy.events import Connection
 from pgtattle.proxy.filters import parse
 from pgtattle.proxy.guard import Access, Guard, error
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.schema import (
     STATES,
+    ConnectionPage,
     ExecutionPage,
     FindingPage,
     ScopeRequest,
@@ -37,7 +39,7 @@ from pgtattle.proxy.scopes import Scopes
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import SORTS, Predicate, Store
 from pgtattle.proxy.streams import Streams, position
-from pgtattle.proxy.views import execution_view
+from pgtattle.proxy.views import connection_view, execution_view
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
@@ -75,12 +77,13 @@ def application(
     settings: Settings,
     scopes: Scopes,
     settle: Settle = _at_once,
+    connections: Callable[[], Sequence[Connection]] = tuple,
     clock: Callable[[], float] = time.monotonic,
     generation: str | None = None,
 ) -> ASGIApp:
     """The API. `ready` says whether the upstream answers and why not; `generation` names this process's memory."""
     streams = Streams(store, session, settings.values, generation or secrets.token_hex(4))
-    api = _Api(store, session, settings, streams, settle)
+    api = _Api(store, session, settings, streams, settle, connections)
     scope = _Scopes(scopes)
     routes = [
         Route("/api/v1/session", api.session),
@@ -91,6 +94,7 @@ def application(
         Route("/api/v1/findings/{id}", api.finding),
         Route("/api/v1/units", api.units),
         Route("/api/v1/units/{id}", api.unit),
+        Route("/api/v1/connections", api.connections),
         Route("/api/v1/scopes", scope.open, methods=["POST"]),
         Route("/api/v1/scopes/{id}", scope.close, methods=["DELETE"]),
         Route("/api/v1/report", api.report),
@@ -107,13 +111,20 @@ def metrics_application(*, metrics: Metrics, ready: Ready) -> ASGIApp:
 
 class _Api:
     def __init__(
-        self, store: Store, session: Callable[[], SessionView], settings: Settings, streams: Streams, settle: Settle
+        self,
+        store: Store,
+        session: Callable[[], SessionView],
+        settings: Settings,
+        streams: Streams,
+        settle: Settle,
+        connections: Callable[[], Sequence[Connection]],
     ) -> None:
         self._store = store
         self._session = session
         self._values = settings.values
         self._streams = streams
         self._settle = settle
+        self._connections = connections
 
     async def session(self, request: Request) -> Response:
         _parameters(request, ())
@@ -172,6 +183,12 @@ class _Api:
         found = [store.execution(each) for each in store.units.executions(identity)]
         views = [execution_view(each, store.anchor, self._values) for each in found if each is not None]
         return _json(UnitDetail(unit=unit, executions=views))
+
+    async def connections(self, request: Request) -> Response:
+        found = {str(one.id): one for one in self._connections()}
+        chosen, after = _page(_parameters(request, ("limit", "after")), list(found))
+        views = [connection_view(found[each], self._store.anchor) for each in chosen]
+        return _json(ConnectionPage(items=views, after=after))
 
     async def report(self, request: Request) -> Response:
         await self._settled(_parameters(request, ("settle",)))

@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from pgtattle.proxy import log
+from pgtattle.proxy import announce, log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
 from pgtattle.proxy.files import can_write, write_whole
@@ -30,6 +30,8 @@ NOT_EXECUTABLE: Final = 126
 INCOMPLETE: Final = 4
 DRAIN_FAILED: Final = 1
 LONGEST_FOLDER: Final = 70
+SUMMARY_SECONDS: Final = 10.0
+SUMMARY_FINDINGS: Final = 10
 
 
 class Output(Struct, frozen=True):
@@ -65,7 +67,8 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
         addresses = await proxy.start()
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)
-        await stop.wait()
+        async with _beside(announce.narrate(proxy, addresses, asyncio.Event())):
+            await stop.wait()
         return await _drained(proxy, again)
 
 
@@ -85,7 +88,10 @@ async def run(
             raise AnalysisIncomplete(proxy.failure)
         host, port = addresses.listen.rsplit(":", 1)
         environment = child_environment(os.environ, settings.upstream, host.strip("[]"), int(port), set_env)
-        code = await _command(command, environment)
+        said = asyncio.Event()
+        async with _beside(announce.narrate(proxy, addresses, said, "short")):
+            code = await _command(command, environment)
+            await said.wait()
         if code in (NOT_FOUND, NOT_EXECUTABLE):
             return code
         report = await proxy.finish()
@@ -102,21 +108,37 @@ async def run(
     return code or judged or missing
 
 
-async def watch(settings: Settings) -> int:
-    """The proxy with the dashboard before it, until the dashboard is left."""
+async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
+    """The proxy with the dashboard before it, until the dashboard is left; then a summary."""
+    check_outputs(outputs)
     log.configure(settings.log_format, settings.log_file)
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
-        code = await dashboard(addresses.api)
-        again = asyncio.Event()
+        said, again = asyncio.Event(), asyncio.Event()
+        async with _beside(announce.narrate(proxy, addresses, said)):
+            await said.wait()
+            code = await dashboard(addresses.api, owns=True)
+        report = await proxy.finish(SUMMARY_SECONDS)
         _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set())
-        return await _drained(proxy, again) or code
+        code = await _drained(proxy, again) or code
+    if report is None:
+        say(f"pgtattle: there is no summary: {proxy.why_no_report}")
+        return code
+    say("\n".join(summary(report)))
+    write(outputs, report)
+    if not outputs:
+        say("pgtattle: no report was written: watch --report text=FILE (or json=FILE) writes one on leaving")
+    return code
 
 
-async def dashboard(api: str, seconds: float | None = None) -> int:
-    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api)
+async def dashboard(api: str, seconds: float | None = None, *, owns: bool = False) -> int:
+    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals.
+
+    `owns`: the session ends with it, so it asks before it is left while clients are connected.
+    """
+    arguments = ("--owns-session",) if owns else ()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api, *arguments)
     _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: _signal(process, number))
     try:
         return exit_code(await asyncio.wait_for(process.wait(), seconds))
@@ -179,6 +201,21 @@ def write(outputs: Sequence[Output], report: Report) -> None:
         raise UsageError("; ".join(failures))
 
 
+def summary(report: Report) -> list[str]:
+    """The session in a few lines: what was seen, and the worst findings."""
+    from pgtattle.analyzers.reports.harmless import harmless
+    from pgtattle.analyzers.reports.text import connections
+
+    session, findings = report.session, report.findings
+    lines = [f"pgtattle: {session.executions:,} executions over {connections(session)}, {len(findings):,} findings"]
+    lines += [f"  {one.severity:8} {harmless(f'{one.rule}: {one.title}')}" for one in findings[:SUMMARY_FINDINGS]]
+    if len(findings) > SUMMARY_FINDINGS:
+        lines.append(f"  … and {len(findings) - SUMMARY_FINDINGS:,} more")
+    if session.shed or session.lost:
+        lines.append(f"pgtattle: not analyzed: {session.shed:,} executions shed, {session.lost:,} lost")
+    return lines
+
+
 def exit_code(returned: int) -> int:
     """A process's exit code as a shell tells it: 128 + n for signal n."""
     return 128 - returned if returned < 0 else returned
@@ -223,6 +260,18 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
         return 1
     empty = not session.executions and not gate.allow_empty
     return INCOMPLETE if session.lost or session.restarts or empty or unexplained else 0
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Do some work while the body runs, and no longer; what it raises is raised at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @contextlib.asynccontextmanager

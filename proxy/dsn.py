@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.errors import UpstreamNotGiven, UsageError
 from pgtattle.proxy.settings import OWN_ROOT, Address, SslMode, Upstream, UpstreamTls
 
 DEFAULT_PORT: Final = "5432"
@@ -90,7 +90,7 @@ def source(dsn: str, environment: Mapping[str, str]) -> tuple[str, str]:
             return name, environment[name]
     if any(environment.get(name) for name in _PLACES):
         return "PGHOST and PGPORT", ""
-    raise UsageError(
+    raise UpstreamNotGiven(
         "where is PostgreSQL? Give --upstream postgresql://USER@HOST:PORT/DATABASE, "
         "or set PGTATTLE_UPSTREAM, DATABASE_URL or PGHOST"
     )

@@ -259,7 +259,7 @@ class Metrics:
         )
         yield _counter(
             "pgtattle_connections",
-            "Client connections by result (accepted, refused, failed) and TLS on the client's side.",
+            "Client connections by result (accepted, refused, failed, declined) and TLS on the client's side.",
             ["result", "tls"],
             [
                 (tuple(kind.split("/")), count)

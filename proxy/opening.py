@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ENCRYPTION: Final = (Opening.SSL, Opening.GSSENC, Opening.DIRECT_TLS)
 MAX_CANCELS: Final = 64
+DECLINED: Final = "the client's wish for TLS was declined: give --tls-cert and --tls-key to take it"
 HINT: Final = "pgtattle could not reach PostgreSQL; start it or correct --upstream."
 
 
@@ -147,7 +148,7 @@ class Doorman:
         del self._buffer[:size]
         if opening is Opening.GSSENC or house.certificate is None or local:
             if opening is Opening.SSL:
-                relay.error = "the client's wish for TLS was declined: give --tls-cert and --tls-key to take it"
+                relay.error = DECLINED
             client.write(b"N")
             return False
         if self._buffer:

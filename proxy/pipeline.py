@@ -97,6 +97,10 @@ class Pipeline:
         """True while something is open that ends, or is looked at, when time passes without traffic."""
         return self._units.waits(self._busy) or any(analyzer.waits for analyzer in self._analyzers)
 
+    def open_connections(self) -> list[Connection]:
+        """The connections that are open and followed, oldest first."""
+        return [session.connection for session in self._sessions.values()]
+
     def records(self, records: bytes) -> None:
         """Take a batch: decoded as a whole first, then looked at by one after another, for the processor's caches."""
         executions: list[Execution] = []

@@ -23,8 +23,9 @@ import uvicorn
 import uvloop
 
 from pgtattle.analyzers.questions import Question
-from pgtattle.proxy import log, probe
+from pgtattle.proxy import checks, log, probe, server_checks
 from pgtattle.proxy.api import application, metrics_application
+from pgtattle.proxy.checks import Check
 from pgtattle.proxy.database import Planner
 from pgtattle.proxy.errors import UpstreamUnreachable
 from pgtattle.proxy.metrics import Metrics
@@ -35,6 +36,7 @@ from pgtattle.proxy.wire.control import (
     BATCH,
     BATCH_HEAD,
     Ack,
+    Checked,
     Counters,
     Finish,
     Finished,
@@ -53,6 +55,7 @@ from pgtattle.proxy.wire.control import (
 QUEUE_BYTES: Final = 4 * 1024 * 1024
 EXPLAIN_SECONDS: Final = 10.0
 AGAIN_SECONDS: Final = 30.0
+SOON_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 PROBE_SECONDS: Final = 2.0
 MAX_QUESTIONS: Final = 100
 GC_THRESHOLD: Final = 20_000
@@ -74,9 +77,9 @@ class Profiler:
         own = settings.analyze_dsn
         self._planner = Planner(own) if own else Planner(settings.upstream.dsn, settings.upstream.password)
         self._tried = asyncio.Event()
-        self._said = ExplainView()
+        self._sent: list[Check] = []
         self._questions: set[asyncio.Task[None]] = set()
-        self._readiness = (-PROBE_SECONDS, "")
+        self._readiness: tuple[float, str | None] = (-PROBE_SECONDS, None)
         self._probing = asyncio.Lock()
         self._told: set[str] = set()
         self._store = Store(hello.started_unix_ns, hello.started_ns, hidden=settings.values == "hidden")
@@ -97,12 +100,13 @@ class Profiler:
             settings=self._settings,
             settle=self.settle,
             scopes=self._pipeline.scopes,
+            connections=self._pipeline.open_connections,
         )
         servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
             servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
         tasks = [asyncio.create_task(server) for server in servers]
-        tasks.append(asyncio.create_task(self._watch_side_connection()))
+        tasks.append(asyncio.create_task(self._watch_server()))
         gc.freeze()
         # What flows is made of records without cycles: looking for some at every few hundred of them finds nothing.
         gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -129,13 +133,17 @@ class Profiler:
             seconds=round((time.monotonic_ns() - self._hello.started_ns) / 1e9, 3),
             server_version=self._planner.server_version,
             executions=(self._earlier or 0) + self._pipeline.executions,
-            connections=sum(
-                count for kind, count in counters.connections_total.items() if kind.startswith("accepted/")
-            ),
+            connections=counters.sessions_open,
+            connections_total=_of_result(counters, "accepted"),
             shed=counters.shed,
             lost=counters.lost,
             restarts=counters.restarts,
             opaque_connections=sum(counters.opaque.values()),
+            tls_declined=_of_result(counters, "declined"),
+            listen=self._hello.listen,
+            upstream=checks.places(self._settings.upstream),
+            database_url=checks.database_url(self._settings, self._hello.listen),
+            checks=self._checks(),
             notes=notes,
             explain=explain,
         )
@@ -236,26 +244,28 @@ class Profiler:
     def _explain(self) -> ExplainView:
         return _OFF if self._settings.mode == "opaque" else self._planner.explain
 
-    async def _watch_side_connection(self) -> None:
-        """Try it at the start, and again while it fails."""
-        while self._settings.mode != "opaque":
-            if self._planner.explain.state not in ("ok", "no_rights"):
-                await self._planner.check()
-                self._tell_explain()
-            self._tried.set()
-            await asyncio.sleep(AGAIN_SECONDS)
-        self._tried.set()
+    def _checks(self) -> list[Check]:
+        upstream, planner = self._settings.upstream, self._planner
+        return server_checks.of_server(upstream, self._readiness[1], planner.server_version, self._explain())
 
-    def _tell_explain(self) -> None:
-        explain = self._explain()
-        self._metrics.explain(explain.state == "ok")
-        if explain.state == self._said.state:
-            return
-        if explain.reason:
-            self._log.warning(f"EXPLAIN is not available: {explain.reason}; {explain.cure}", state=explain.state)
-        elif self._said.reason:
-            self._log.info("EXPLAIN is available")
-        self._said = explain
+    async def _watch_server(self) -> None:
+        """Look at the server and try the side connection at the start, and again while one of them fails."""
+        soon = iter(SOON_SECONDS)
+        while True:
+            if self._readiness[1] != "":
+                await self.ready()
+            if self._explain().state not in ("ok", "no_rights", "off"):
+                await self._planner.check()
+            self._tell_checks()
+            self._tried.set()
+            await asyncio.sleep(next(soon, AGAIN_SECONDS) if self._readiness[1] else AGAIN_SECONDS)
+
+    def _tell_checks(self) -> None:
+        self._metrics.explain(self._explain().state == "ok")
+        found = self._checks()
+        if found != self._sent:
+            self._sent = found
+            self._link.send(Checked(found))
 
     def _ask(self, question: Question) -> None:
         if len(self._questions) < MAX_QUESTIONS:
@@ -271,7 +281,7 @@ class Profiler:
 
     async def _answer(self, question: Question) -> None:
         answer = await self._planner.ask(question)
-        self._tell_explain()
+        self._tell_checks()
         self._pipeline.answer(answer)
 
     def _give_up(self, connection: int, reason: str) -> None:
@@ -338,6 +348,11 @@ async def _serve(asgi: object, descriptor: int) -> None:
     )
     server = uvicorn.Server(config)
     await server.serve(sockets=[socket.socket(fileno=os.dup(descriptor))])
+
+
+def _of_result(counters: RelayCounters, result: str) -> int:
+    """Connections with this result, with and without encryption."""
+    return sum(count for kind, count in counters.connections_total.items() if kind.startswith(f"{result}/"))
 
 
 def _iso(unix_ns: int) -> str:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from pgtattle.proxy.checks import Check
+
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["candidate", "likely", "proven"]
 State = Literal["open", "improved", "gone", "ignored"]
@@ -330,8 +332,10 @@ class ExplainView(Struct, frozen=True, kw_only=True):
 class SessionView(Struct, frozen=True, kw_only=True):
     """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.
 
-    `explain` is the side connection's state. `evicted` counts what fell out of the bounded memory: `executions`,
-    `statements` (their totals go to `other`), `findings`.
+    `connections` are open now, `connections_total` were accepted since the start, `tls_declined` are clients that left
+    because they were offered no TLS. `database_url` is that of the upstream's database through the proxy, without a
+    password. `explain` is the side connection's state; `checks` say it and more for people. `evicted` counts what fell
+    out of the bounded memory: `executions`, `statements` (their totals go to `other`), `findings`.
     """
 
     id: str
@@ -340,10 +344,16 @@ class SessionView(Struct, frozen=True, kw_only=True):
     server_version: str
     executions: int
     connections: int
+    connections_total: int
     shed: int
     lost: int
     restarts: int
     opaque_connections: int
+    tls_declined: int = 0
+    listen: str = ""
+    upstream: str = ""
+    database_url: str = ""
+    checks: list[Check] = []
     notes: list[str] = []
     explain: ExplainView = ExplainView()
     evicted: dict[str, int] = {}
@@ -413,6 +423,25 @@ class UnitDetail(Struct, frozen=True, kw_only=True):
 
     unit: UnitView
     executions: list[ExecutionView]
+
+
+class ConnectionView(Struct, frozen=True, kw_only=True):
+    """A client connection that is open and followed; `backend_pid` is 0 before its login is over."""
+
+    id: int
+    client: str
+    user: str
+    database: str
+    application: str
+    backend_pid: int
+    opened_at: str
+
+
+class ConnectionPage(Struct, frozen=True, kw_only=True):
+    """A page of connections, oldest first; `after` is the cursor of the next page, None at the end."""
+
+    items: list[ConnectionView]
+    after: str | None = None
 
 
 class ScopeMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -19,10 +19,11 @@ import uvloop
 from msgspec import Struct
 
 from pgtattle.proxy import listeners, probe, tls, upstream
+from pgtattle.proxy.checks import Check
 from pgtattle.proxy.dismissals import Dismissals
 from pgtattle.proxy.errors import UpstreamUnreachable, UsageError
 from pgtattle.proxy.log import Limiter
-from pgtattle.proxy.opening import Doorman, House, Refusal
+from pgtattle.proxy.opening import DECLINED, Doorman, House, Refusal
 from pgtattle.proxy.relay import ClientLeg, Relay
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.settings import Settings
@@ -106,6 +107,7 @@ class Proxy:
         tap = self._tap
         return RelayCounters(
             connections_open=len(self._relays),
+            sessions_open=self._sessions,
             connections_total=dict(self._total),
             bytes_to_server=self._bytes_to_server + sum(one.bytes_to_server for one in self._relays),
             bytes_to_client=self._bytes_to_client + sum(one.bytes_to_client for one in self._relays),
@@ -167,6 +169,11 @@ class Proxy:
     async def probe(self) -> None:
         """Raise UpstreamUnreachable, with words for people, unless the upstream answers a startup."""
         await probe.answers(self.settings.upstream, self.settings.upstream.connect_seconds)
+
+    async def checks(self, seen: Sequence[Check] = ()) -> Sequence[Check]:
+        """What is known about the server, as soon as it is not what was `seen` already; only after `start`."""
+        assert self._supervisor is not None
+        return await self._supervisor.checks(seen)
 
     def reload(self) -> None:
         """Take the certificate's files again, for connections to come; a bad one is told and not taken."""
@@ -289,6 +296,8 @@ class Proxy:
 
     def _gone(self, relay: Relay, reason: str) -> None:
         self._relays.discard(relay)
+        if relay.error == DECLINED:
+            self._count("declined")
         self._sessions -= relay.admitted
         self._bytes_to_client += relay.bytes_to_client
         self._bytes_to_server += relay.bytes_to_server

@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import msgspec
 import structlog
 
+from pgtattle.proxy.checks import Check
 from pgtattle.proxy.child_output import ChildOutput
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.settings import Settings
@@ -32,6 +33,7 @@ from pgtattle.proxy.tasks import Tasks
 from pgtattle.proxy.wire.control import (
     CONTROL,
     Ack,
+    Checked,
     Counters,
     Finish,
     Finished,
@@ -112,6 +114,8 @@ class Supervisor:
         self._ready = asyncio.Event()
         self._failed = asyncio.Event()
         self._finished: asyncio.Future[Report] | None = None
+        self._checks: Sequence[Check] = ()
+        self._checked = asyncio.Event()
 
     @property
     def pid(self) -> int:
@@ -136,6 +140,13 @@ class Supervisor:
         """Wait until nothing can be analyzed; says why."""
         await self._failed.wait()
         return self.failure
+
+    async def checks(self, seen: Sequence[Check] = ()) -> Sequence[Check]:
+        """What the profiler found out about the server, as soon as it is not what was `seen` already."""
+        while not self._checks or self._checks == seen:
+            self._checked.clear()
+            await self._checked.wait()
+        return self._checks
 
     async def finish(self, seconds: float) -> Report | None:
         """Ask for the report of all that was sent; None when no profiler could give it in time."""
@@ -223,6 +234,9 @@ class Supervisor:
                 self._tap.connect(cast(asyncio.WriteTransport, link.transport))
                 link.send(Counters(self._counters()))
                 self._serves()
+            case Checked(checks):
+                self._checks = tuple(checks)
+                self._checked.set()
             case Ack(sequence, executions):
                 self._tap.acknowledge(sequence, executions)
             case Flush(number):

@@ -25,8 +25,11 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["server", "supervisor", "standin", "child_output", "relay", "tap", "listeners", "wire.frames", "wire.startup"],
-)
+    [
+        "announce", "server", "supervisor", "standin", "child_output", "relay", "tap", "listeners", "wire.frames",
+        "wire.startup",
+    ],
+)  # fmt: skip
 def test_the_relay_process_loads_no_analysis(module: str) -> None:
     loaded = loaded_by(f"import pgtattle.proxy.{module}")
     assert f"pgtattle.proxy.{module}" in loaded

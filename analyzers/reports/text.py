@@ -177,11 +177,17 @@ def evidence_in_words(evidence: Evidence) -> str:
             )
 
 
+def connections(session: SessionView) -> str:
+    """How many connections were accepted, and how many of them are open now."""
+    still = f" ({session.connections:,} open)" if session.connections else ""
+    return _plural(session.connections_total, "connection") + still
+
+
 def _header(session: SessionView) -> Iterator[str]:
     server = f", PostgreSQL {session.server_version}" if session.server_version else ""
     yield from _wrapped(
         f"pgtattle: {_plural(session.executions, 'execution')} in {session.seconds:,.1f} s over "
-        f"{_plural(session.connections, 'connection')}{server}"
+        f"{connections(session)}{server}"
     )
     missing = []
     if session.shed:
@@ -210,7 +216,7 @@ def _nothing_found(report: Report) -> Iterator[str]:
     units = "executions" if session.executions != 1 else "execution"
     yield from _wrapped(
         f"No findings. Looked at {session.executions:,} {units} of {_plural(len(report.statements), 'statement')} over "
-        f"{_plural(session.connections, 'connection')}, and no rule had anything to say."
+        f"{connections(session)}, and no rule had anything to say."
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pgtattle.proxy import commands, dsn, log
+from pgtattle.proxy import announce, commands, dsn, log
 from pgtattle.proxy.demo import bookshop
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.errors import AnalysisIncomplete, PgtattleError
@@ -97,6 +97,7 @@ async def _proxied(settings: Settings) -> Any:
             addresses = await proxy.start()
         if proxy.failure:
             raise AnalysisIncomplete(proxy.failure)
+        await announce.announce(proxy, addresses)
         yield proxy, addresses.listen, addresses.api
     finally:
         await proxy.stop()

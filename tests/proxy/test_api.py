@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from pgtattle.proxy.api import application, metrics_application
-from pgtattle.proxy.events import Unit
+from pgtattle.proxy.events import Connection, Unit
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.schema import (
+    ConnectionPage,
+    ConnectionView,
     ErrorView,
     ExecutionPage,
     ExecutionView,
@@ -74,6 +76,7 @@ class World:
         self.store = Store(STARTED_UNIX_NS, STARTED_NS, Limits(executions=100))
         self.scopes = Scopes(lambda client, pid: False)
         self.metrics = Metrics(lambda: self.store.evicted, self.store.ledger)
+        self.connections: list[Connection] = []
         self.ready = (True, "ready")
         self.session_id = "s1"
         self.now = 1000.0
@@ -99,6 +102,7 @@ class World:
             metrics=self.metrics,
             settings=Settings(upstream=upstream, listen=(), api=address, values=values, api_token=token),
             scopes=self.scopes,
+            connections=lambda: self.connections,
             clock=lambda: self.now,
             generation=generation,
         )
@@ -279,6 +283,23 @@ def test_units_are_paged_and_have_their_executions(world: World) -> None:
     assert [one.id for one in detail.executions] == [3, 4]
     assert detail.unit.database_ms == 2.0
     assert problem(server.get("/api/v1/units/u9"))[:2] == (404, "not_found")
+
+
+def test_connections_are_paged(world: World) -> None:
+    for number in (4, 9):
+        one = Connection(id=number, client=f"10.0.0.1:{number}", opened_ns=STARTED_NS, user="app", backend_pid=700)
+        world.connections.append(one.changed(database="shop", application="web\udce9"))
+    server = world.serve()
+    first = msgspec.json.decode(server.get("/api/v1/connections?limit=1").content, type=ConnectionPage)
+    assert first.items == [
+        ConnectionView(
+            id=4, client="10.0.0.1:4", user="app", database="shop", application="web\ufffd", backend_pid=700,
+            opened_at="2023-11-14T22:13:20.000000Z",
+        )
+    ]  # fmt: skip
+    rest = msgspec.json.decode(server.get(f"/api/v1/connections?after={first.after}").content, type=ConnectionPage)
+    assert ([one.id for one in rest.items], rest.after) == ([9], None)
+    assert server.get("/api/v1/connections?after=77").status_code == 400
 
 
 def test_a_scope_begins_and_ends(world: World) -> None:

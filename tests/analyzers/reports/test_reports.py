@@ -81,7 +81,7 @@ def report(*evidence: Evidence, executions: int = 3, **changes: object) -> Repor
         store.add_execution(execution(number, f"SELECT {number} FROM books", ms=number), ("books",))
     for number, each in enumerate(evidence):
         store.add_finding(finding(str(number), each, rule=each.__struct_config__.tag))
-    return store.report(session(**({"executions": executions, "connections": 2} | changes)))
+    return store.report(session(**({"executions": executions, "connections_total": 2} | changes)))
 
 
 @pytest.mark.parametrize(("evidence", "words"), WORDS)
@@ -105,9 +105,9 @@ def test_a_finding_is_told_whole() -> None:
             suggestion=suggestion,
         )
     )
-    lines = text.render(store.report(session(executions=10, connections=1))).splitlines()
+    lines = text.render(store.report(session(executions=10, connections=1, connections_total=2))).splitlines()
     assert lines == [
-        "pgtattle: 10 executions in 12.5 s over 1 connection, PostgreSQL 18.4",
+        "pgtattle: 10 executions in 12.5 s over 2 connections (1 open), PostgreSQL 18.4",
         "",
         "1 finding, the gravest first",
         "",
@@ -133,7 +133,7 @@ def test_no_findings_says_what_was_looked_at() -> None:
 
 
 def test_no_traffic_says_what_to_do() -> None:
-    shown = " ".join(text.render(report(executions=0, connections=0)).split())
+    shown = " ".join(text.render(report(executions=0, connections_total=0)).split())
     assert "nothing was looked at" in shown
     assert "Point the application at the proxy" in shown
 
