@@ -345,6 +345,8 @@ class _Session:
 def _sent(text: str) -> bytes:
     """Text as it was sent: in a database of SQL_ASCII it may hold bytes that are no UTF-8."""
     return text.encode("utf-8", "surrogateescape")
+
+
 def _subject(question: Question) -> tuple[str, str]:
     return question.database, "" if isinstance(question, KeysQuestion) else question.sql
 

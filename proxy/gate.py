@@ -143,8 +143,8 @@ def write_baseline(path: Path, findings: Sequence[FindingView]) -> None:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         reasons = {block["id"]: block.get("reason", "") for block in content.get("finding", []) if "id" in block}
     blocks = [
-        "# Findings that pgtattle excuses. Write a reason to each; remove a block to be told again. `count` is that of\n"
-        f"# one unit of work: more than {GROWN} times as many is a new finding.\nversion = {VERSION}\n"
+        "# Findings that pgtattle excuses. Write a reason to each; remove a block to be told again. `count` is of one\n"
+        f"# unit of work: more than {GROWN} times as many is a new finding.\nversion = {VERSION}\n"
     ]
     for finding in sorted(findings, key=lambda one: (one.rule, one.id)):
         count = count_of(finding)

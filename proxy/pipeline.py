@@ -148,8 +148,8 @@ class Pipeline:
         for analyzer in self._analyzers:
             self._take(analyzer.answer(answer))
 
-    def _read(self, sql: str, truncated: bool) -> tuple[Text, ...]:
-        texts = self._texts.read(sql, truncated)
+    def _read(self, sql: str, truncated: bool, escapes: bool) -> tuple[Text, ...]:
+        texts = self._texts.read(sql, truncated, escapes)
         for text in texts:
             if text.statement.kind == "ddl":
                 for database in claimed(text):

@@ -77,7 +77,7 @@ class Streams:
         reset = ""
         if resume is not None:
             left_off = position(resume)
-            newest = Position(stream, store.newest, store.revision)
+            newest = Position(stream, store.newest, store.ledger.revision)
             if left_off is None or left_off.stream != stream or left_off.is_beyond(newest):
                 reset = "session"
             elif left_off.execution < store.oldest - 1:

@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.certificates import Authority, Pair
 from tests.end_to_end.watching import backends
-from tests.waiting import wait_for
 from tests.end_to_end.wire import SSL_REQUEST, Client, frame, query, read_startup, scripted, split, sqlstate, startup
+from tests.waiting import wait_for
 
 ENDLESS = "600"
 """A drain time that no test waits for."""
