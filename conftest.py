@@ -1,5 +1,13 @@
-"""Loads the plugins of the test suite; the fixtures are in tests/conftest.py."""
+"""Loads the plugins of the test suite and how much Hypothesis tries; the fixtures are in tests/conftest.py."""
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ["pytester", "tests.skips"]
+
+# A machine that is busy is no failure. The fast tier tries the same examples each time, the slow one others, and more.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", BUSY, max_examples=50, derandomize=True)
+settings.register_profile("full", BUSY, max_examples=300)
+settings.load_profile("fast")

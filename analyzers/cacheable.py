@@ -17,7 +17,8 @@ from pgtattle.analyzers.repetition import VOLATILE, is_tool, subject_of
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.proxy.events import Unit
+from pgtattle.analyzers.tally import Tally
+from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import RepeatEvidence, Severity, Suggestion
 
@@ -29,15 +30,21 @@ MAX_READS: Final = 10_000
 
 
 class _Read:
-    """One query with one set of values, so far."""
+    """One query with one set of values, so far.
 
-    __slots__ = ("changed_ns", "changes", "digest", "first_ns", "last_ns", "next_at", "stable_ns", "total_ns", "units")
+    It has a `tally` once it was found, shared with those of other values.
+    """
+
+    __slots__ = (
+        "changed_ns", "changes", "digest", "first_ns", "last_ns", "next_at", "stable_ns", "tally", "total_ns", "units",
+    )  # fmt: skip
 
     def __init__(self, at_ns: int, digest: int) -> None:
         self.units = self.total_ns = self.changes = 0
         self.first_ns = self.last_ns = self.changed_ns = at_ns
         self.stable_ns = 0
         self.digest = digest
+        self.tally: Tally | None = None
         self.next_at = MIN_UNITS
 
     def add(self, execution: Execution, digest: int) -> None:
@@ -45,11 +52,17 @@ class _Read:
         self.units += 1
         self.total_ns += execution.duration_ns
         self.last_ns = at_ns
+        if self.tally is not None:
+            self.count_in(self.tally, execution.duration_ns, 1)
         if digest != self.digest:
             stable_ns = at_ns - self.changed_ns
             self.stable_ns = min(self.stable_ns, stable_ns) if self.changes else stable_ns
             self.changes += 1
             self.digest, self.changed_ns = digest, at_ns
+
+    def count_in(self, tally: Tally, duration_ns: int, units: int) -> None:
+        tally.units += units
+        tally.add(duration_ns, self.last_ns, units)
 
     @property
     def watched_ns(self) -> int:
@@ -69,6 +82,7 @@ class Cacheable(Analyzer):
         self._facts = facts
         self._samples = samples
         self._reads: Bounded[tuple[str, str, int], _Read] = Bounded(MAX_READS)
+        self._tallies: Bounded[str, Tally] = Bounded(MAX_READS)
 
     def unit(self, unit: Unit) -> Iterable[Finding]:
         """The reads of a complete unit that are worth keeping, once, then at each doubling."""
@@ -99,12 +113,21 @@ class Cacheable(Analyzer):
             read.add(execution, sample.digest)
             if read.worth_keeping:
                 read.next_at = read.units + 1 if read.units < 2 * MIN_UNITS else 2 * read.units
-                found.append(_finding(execution, read, subject_of(text, self._facts)))
+                if read.tally is None:
+                    read.tally = self._tally(text.statement)
+                    read.count_in(read.tally, read.total_ns, read.units)
+                found.append(_finding(text.statement, read, read.tally, subject_of(text, self._facts)))
         return found
 
+    def _tally(self, statement: Statement) -> Tally:
+        tally = self._tallies.get(statement.fingerprint)
+        if tally is None:
+            tally = Tally()
+            self._tallies.put(statement.fingerprint, tally)
+        return tally
 
-def _finding(execution: Execution, read: _Read, tables: tuple[str, ...]) -> Finding:
-    statement = execution.text.statement
+
+def _finding(statement: Statement, read: _Read, tally: Tally, tables: tuple[str, ...]) -> Finding:
     ttl_ns = read.stable_ns if read.changes else read.watched_ns
     severity: Severity = "low" if read.units >= MANY else "info"
     table = ", ".join(tables[:3])
@@ -120,8 +143,8 @@ def _finding(execution: Execution, read: _Read, tables: tuple[str, ...]) -> Find
         title=f"the same read of {table} in {read.units} units of work",
         fingerprints=(statement.fingerprint,),
         sql=statement.sql,
-        count=read.units,
-        total_ns=read.total_ns,
+        count=tally.count,
+        total_ns=tally.total_ns,
         evidence=RepeatEvidence(
             executions=read.units,
             distinct=1,
@@ -137,8 +160,9 @@ def _finding(execution: Execution, read: _Read, tables: tuple[str, ...]) -> Find
             text=f"Keep it in a cache of the application for up to {_seconds(ttl_ns)}: {stable}. A write of {table} "
             "can drop it sooner."
         ),
-        at_ns=execution.ended_ns,
-        cumulative=True,
+        at_ns=tally.last_ns,
+        tally=tally,
+        draw=lambda: _finding(statement, read, tally, tables),
     )
 
 

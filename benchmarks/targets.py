@@ -21,7 +21,7 @@ import httpx
 import msgspec
 
 from benchmarks.results import Accounts
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from pgtattle.proxy.schema import SessionView
 
 LOOK_SECONDS: Final = 0.2
@@ -200,12 +200,6 @@ def _running(command: list[str], **options: object) -> Iterator[subprocess.Popen
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.files import write_whole
 from pgtattle.proxy.schema import (
     SEVERITIES,
     ChattyEvidence,
     FindingView,
     LoopEvidence,
     RepeatEvidence,
+    Report,
     Severity,
     WriteLoopEvidence,
 )
@@ -55,9 +59,14 @@ class Verdict(Struct, frozen=True):
 
 
 def judge(findings: Sequence[FindingView], fail_on: FailOn, baseline: Baseline, *, gate_time: bool = False) -> Verdict:
-    """Compare findings with the baseline. Those that are about time alone fail only with `gate_time`."""
-    grave = [] if fail_on == "never" else [one for one in findings if at_least(one.severity, fail_on)]
-    worse = tuple(one for one in findings if one.id in baseline and _is_worse(one, baseline[one.id]))
+    """Compare findings with the baseline. Those that are about time alone fail only with `gate_time`.
+
+    What happened in a unit of work of the run counts, although later units are without it. What is of the schema, such
+    as an index, counts as it is at the end.
+    """
+    counted = [one for one in findings if one.unit is not None or one.state != "gone"]
+    grave = [] if fail_on == "never" else [one for one in counted if at_least(one.severity, fail_on)]
+    worse = tuple(one for one in counted if one.id in baseline and _is_worse(one, baseline[one.id]))
     excused = tuple(one for one in findings if one.id in baseline and one not in worse)
     seen = {one.id for one in findings}
     return Verdict(
@@ -66,6 +75,13 @@ def judge(findings: Sequence[FindingView], fail_on: FailOn, baseline: Baseline, 
         worse=worse,
         stale=tuple(sorted(id for id in baseline if id not in seen)),
     )
+
+
+def marked(report: Report, baseline: Baseline) -> Report:
+    """The report with the findings that the baseline excuses as `ignored`, behind the others."""
+    excused = {one.id for one in judge(report.findings, "never", baseline).excused}
+    findings = [replace(one, state="ignored") if one.id in excused else one for one in report.findings]
+    return replace(report, findings=sorted(findings, key=attrgetter("gravity")))
 
 
 def is_about_time(finding: FindingView) -> bool:
@@ -143,7 +159,7 @@ def write_baseline(path: Path, findings: Sequence[FindingView]) -> None:
         }
         blocks.append("[[finding]]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
     try:
-        path.write_text("\n".join(blocks), encoding="utf-8")
+        write_whole(path, "\n".join(blocks))
     except OSError as error:
         raise UsageError(f"--baseline {path}: {error.strerror}") from error
 

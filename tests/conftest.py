@@ -1,4 +1,4 @@
-"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's 15 with HypoPG, and our proxy before them."""
+"""Real servers for the tests: PostgreSQL 16 and 18 of the wheel, Debian's with HypoPG, and our proxy before them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import Report
-
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+from tests import debian
+from tests.waiting import PATIENCE
 
 _names = itertools.count(1)
 
@@ -57,7 +57,7 @@ class Served:
     database: Database
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=10)
+        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=PATIENCE)
 
     def report(self) -> Report:
         """The report, once everything that was sent so far is analyzed."""
@@ -67,15 +67,17 @@ class Served:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it and give its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(40)
+        return self.process.wait(PATIENCE)
 
 
 Serve = Callable[..., Served]
+GRACE = 5.0
+"""Seconds that a process is given to end by itself after its test: one with connections left would drain for longer."""
 
 
 @contextlib.contextmanager
-def _cluster(version: int, binaries: Path | None = None) -> Iterator[Cluster]:
-    with Cluster(version, binaries=binaries, authentication="scram-sha-256", password="secret") as cluster:
+def _cluster(version: int) -> Iterator[Cluster]:
+    with Cluster(version, authentication="scram-sha-256", password="secret") as cluster:
         yield cluster
 
 
@@ -92,10 +94,8 @@ def postgres18() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def postgres15() -> Iterator[Cluster]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    with _cluster(15, DEBIAN_15) as cluster:
+def debian_postgres() -> Iterator[Cluster]:
+    with debian.cluster(authentication="scram-sha-256", password="secret") as cluster:
         yield cluster
 
 
@@ -131,16 +131,16 @@ def each_database(postgres: Cluster) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database15(postgres15: Cluster) -> Iterator[Database]:
-    """A fresh database on Debian's PostgreSQL 15."""
-    with fresh_database(postgres15) as made:
+def debian_database(debian_postgres: Cluster) -> Iterator[Database]:
+    """A fresh database on Debian's PostgreSQL."""
+    with fresh_database(debian_postgres) as made:
         yield made
 
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Serve]:
     """Starts `pgtattle serve` in a folder, before a database, with further arguments; ended at the end."""
-    started: list[Served] = []
+    started: list[subprocess.Popen[str]] = []
 
     def start(database: Database, *arguments: str, stderr: Any = None) -> Served:
         process = subprocess.Popen(
@@ -153,27 +153,36 @@ def serving(folder: Path) -> Iterator[Serve]:
             text=True,
             env={**os.environ, "PGPASSWORD": database.password},
             cwd=folder,
+            start_new_session=True,
         )
+        started.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"pgtattle serve ended with {process.wait(10)}"
+        assert line, f"pgtattle serve ended with {process.wait(PATIENCE)}"
         addresses = json.loads(line)
         host, port = addresses["listen"].rsplit(":", 1)
-        served = Served(process, addresses, replace(database, host=host, port=int(port)))
-        started.append(served)
-        return served
+        return Served(process, addresses, replace(database, host=host, port=int(port)))
 
-    yield start
-    for served in started:
-        if served.process.poll() is None:
-            served.process.terminate()
-            try:
-                served.process.wait(5)
-            except subprocess.TimeoutExpired:
-                served.process.kill()
-                served.process.wait()
-        assert served.process.stdout is not None
-        served.process.stdout.close()
+    try:
+        yield start
+    finally:
+        for process in started:
+            end(process)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads its group: by SIGTERM, and by SIGKILL with all its children if that does not do."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 import yaml
 
 from pgtattle.proxy.cli import main
+from pgtattle.proxy.demo.cluster import free_port
 from tests.conftest import Database, Serve
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the builder stage's own steps were taken."""
     root = tmp_path_factory.mktemp("image")
     (root / "opt").mkdir()
-    # Compiling takes a minute, and `make compiled` does it.
+    # Compiling takes a minute, and `make artifact` does it.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PGTATTLE_PURE": "1"}
     folder = root
@@ -245,8 +245,7 @@ def prometheus(metrics: str, tmp_path: Path) -> Iterator[str]:
     adapted = text.replace("pgtattle:9464", metrics).replace(": 5s", ": 1s").replace(": 4s", ": 1s")
     assert metrics in adapted
     (tmp_path / "prometheus.yml").write_text(adapted, encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with (tmp_path / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [

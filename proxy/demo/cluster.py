@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -33,7 +34,11 @@ FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 """Where the wheel holds which major version."""
 
 START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 60.0
 REMOVE_SECONDS: Final = 2.0
+
+LOWEST_PORT: Final = 10_000
+_EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 LONGEST_FOLDER: Final = 50
 """Bytes of a temporary folder's path: a unix socket's may have 107, and ours adds about 50."""
@@ -146,7 +151,7 @@ class Cluster:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT if how == "fast" else signal.SIGQUIT)
         try:
-            process.wait(10)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -184,7 +189,7 @@ class Cluster:
 
     def _launch(self, folder: Path) -> None:
         assert self._binaries is not None
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -265,7 +270,15 @@ def _programs(version: int, folder: Path) -> Path:
     return copied / "bin"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody uses.
+
+    It is below the range that the kernel takes the ports of connections and of port 0 from: any process could be given
+    one of these before it is listened to, or while a server restarts.
+    """
+    lowest = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
+    while True:
+        port = LOWEST_PORT + secrets.randbelow(max(lowest - LOWEST_PORT, 1_000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -73,11 +73,11 @@ def ask(
 
 
 @pytest.fixture
-def hypothetical(database15: Database) -> Database:
-    with psycopg.connect(database15.dsn, autocommit=True) as connection:
+def hypothetical(debian_database: Database) -> Database:
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION hypopg")
         connection.execute(SCHEMA)
-    return database15
+    return debian_database
 
 
 @pytest.fixture
@@ -192,12 +192,12 @@ def test_no_value_is_in_the_finding(plain: Database) -> None:
     assert "geheim" not in repr(found)
 
 
-def test_hostile_names_are_quoted(database15: Database) -> None:
-    with psycopg.connect(database15.dsn, autocommit=True) as connection:
+def test_hostile_names_are_quoted(debian_database: Database) -> None:
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION hypopg")
         connection.execute('CREATE TABLE "a""; DROP TABLE x; --" ("b"";" int)')
         connection.execute('INSERT INTO "a""; DROP TABLE x; --" SELECT g FROM generate_series(1, 30000) g; ANALYZE')
-        (found,), _ = ask(database15, 'SELECT * FROM "a""; DROP TABLE x; --" WHERE "b"";" = 5')
+        (found,), _ = ask(debian_database, 'SELECT * FROM "a""; DROP TABLE x; --" WHERE "b"";" = 5')
         connection.execute(found.suggestion.sql.encode())
     assert found.suggestion.status == "verified"
 

@@ -14,9 +14,10 @@ import os
 import sys
 from pathlib import Path
 
+from pgtattle.proxy.demo.cluster import FOLDERS
+from tests import debian
 from tests.compat.outcomes import Comparison, passed, read_explanations
 from tests.compat.runner import Run, compare
-from tests.compat.server import DEBIAN
 from tests.compat.suites import SUITES
 from tests.compat.workshop import Unavailable, Workshop
 
@@ -56,9 +57,9 @@ def main() -> int:
     parser.add_argument(
         "--postgres",
         type=int,
-        choices=(15, 16, 18),
-        default=15 if DEBIAN.exists() else 18,
-        help="15 is Debian's, with the extensions that many tests want; 16 and 18 are a wheel's (default: %(default)s)",
+        choices=sorted({*FOLDERS, debian.VERSION} - {0}),
+        default=debian.VERSION or 18,
+        help="16 and 18 are a wheel's; Debian's has the extensions that many tests want (default: %(default)s)",
     )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument("--list", action="store_true", help="name the suites and end")

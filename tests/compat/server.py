@@ -8,22 +8,21 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import httpx
 
 from pgtattle.proxy.demo.cluster import FOLDERS, Cluster
+from tests import debian
 from tests.compat.workshop import Unavailable
 
 Way = Literal["direct", "through"]
 WAYS: Final[tuple[Way, ...]] = ("direct", "through")
 
-DEBIAN: Final = Path("/usr/lib/postgresql/15/bin")
-CONTRIB: Final = frozenset({15})
+CONTRIB: Final = frozenset({debian.VERSION})
 """Versions that come with PostgreSQL's own extensions; the wheel's do not."""
 
 SETTINGS: Final = {"max_prepared_transactions": "20", "wal_level": "logical", "timezone": "UTC"}
@@ -57,25 +56,20 @@ class Server:
         return f"{scheme}://{self.user}:{PASSWORD}@{self.host}:{self.port}/{database}"
 
     def accounts(self) -> dict[str, int]:
-        """What the proxy counted, once it stands still; nothing of a direct connection."""
-        before: dict[str, int] = {}
-        while self.api is not None:
-            session: dict[str, Any] = httpx.get(f"http://{self.api}/api/v1/report", timeout=60).json()["session"]
-            found = {name: session[name] for name in ("executions", "shed", "lost", "restarts", "opaque_connections")}
-            if found == before:
-                break
-            before = found
-            time.sleep(1.0)
-        return before
+        """What the proxy counted, once everything is analyzed; nothing of a direct connection."""
+        if self.api is None:
+            return {}
+        session = httpx.get(f"http://{self.api}/api/v1/report?settle=60", timeout=120).json()["session"]
+        return {name: session[name] for name in ("executions", "shed", "lost", "restarts", "opaque_connections")}
 
 
 @contextlib.contextmanager
 def serving(way: Way, version: int, log: Path) -> Iterator[Server]:
     """A fresh server; what the proxy before it says goes to `log`."""
-    if version == 15 and not DEBIAN.exists():
-        raise Unavailable("Debian's PostgreSQL 15 is not installed")
-    programs = DEBIAN if version == 15 else _wheel(version)
-    binaries = DEBIAN if version == 15 else None
+    if version not in (debian.VERSION, *FOLDERS):
+        raise Unavailable(f"PostgreSQL {version} is not installed")
+    programs = debian.BINARIES if version == debian.VERSION else _wheel(version)
+    binaries = debian.BINARIES if version == debian.VERSION else None
     with Cluster(
         version, binaries=binaries, authentication="scram-sha-256", password=PASSWORD, settings=SETTINGS
     ) as cluster:

@@ -8,6 +8,7 @@ import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Served, serving
+from tests.end_to_end.watching import Log
 
 MANY = 2_200
 """Sessions that the trusting server takes."""
@@ -24,3 +25,9 @@ def served(trusting: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """One proxy before the trusting server for a whole module."""
     with serving(tmp_path_factory.mktemp("served")) as start:
         yield start(trusting)
+
+
+@pytest.fixture
+def log(capfd: pytest.CaptureFixture[str]) -> Log:
+    """What the processes of a test write to stderr."""
+    return Log(capfd)

@@ -23,13 +23,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
-import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
-from tests.conftest import DEBIAN_15, Database
+from tests import debian
+from tests.conftest import Database
 from tests.end_to_end.watching import wait_for
 
 Seen = tuple[str, str]
@@ -87,9 +86,7 @@ class Judge:
 
 @contextmanager
 def judging() -> Iterator[Judge]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    with Cluster(15, binaries=Path(DEBIAN_15), settings=SETTINGS) as cluster:
+    with debian.cluster(settings=SETTINGS) as cluster:
         yield Judge(cluster)
 
 

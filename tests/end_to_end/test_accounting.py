@@ -10,7 +10,6 @@ import signal
 import struct
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,10 +23,12 @@ import psycopg2
 import pytest
 
 from pgtattle.proxy.schema import ExecutionPage
-from tests.conftest import DEBIAN_15, Database, Serve, Served
+from tests import debian
+from tests.conftest import Database, Serve, Served
 from tests.end_to_end.server_log import Judge, Seen, counted_by_calls, judging, plain
-from tests.end_to_end.watching import report, wait_for
+from tests.end_to_end.watching import report
 from tests.end_to_end.wire import FLUSH, SYNC, Client, bind, execute, frame, parse, query
+from tests.waiting import PATIENCE, wait_for
 
 NUMBERS = parse("SELECT generate_series(1, 9)")
 USER = "counted"
@@ -189,7 +190,7 @@ def with_tools(database: Database, name: str) -> None:
     where = ("-h", database.host, "-p", str(database.port))
     script = "SELECT 1 \\; SELECT 2;\n\\d item\nSELECT 1/0;\n\\lo_import /dev/null\nBEGIN;\nSELECT 3;\nROLLBACK;\n"
     subprocess.run(["psql", "-X", *where, "postgres"], input=script, text=True, env=environment, capture_output=True)
-    pgbench = shutil.which("pgbench") or str(DEBIAN_15 / "pgbench")
+    pgbench = shutil.which("pgbench") or str(debian.BINARIES / "pgbench")
     for mode in ("simple", "extended", "prepared"):
         subprocess.run(
             [pgbench, *where, "-n", "-S", "-M", mode, "-c", "3", "-t", "200", "postgres"],
@@ -299,28 +300,35 @@ def test_every_statement_is_seen_once_as_the_server_logged_it(judge: Judge, serv
 
 
 @contextmanager
-def mixed_load(served: Served, names: list[str]) -> Iterator[None]:
-    """Clients of several kinds, without a pause."""
+def mixed_load(served: Served, names: list[str]) -> Iterator[Callable[[], None]]:
+    """Clients of several kinds, without a pause. Gives what waits until each has done its work once more."""
     stop = threading.Event()
     errors: list[Exception] = []
+    rounds = Counter[str]()
 
     def work(name: str) -> None:
         load = random.Random(name).choice([simple, extended, with_pg8000, copying])
         try:
             while not stop.is_set():
                 load(served.database, name)
+                rounds[name] += 1
         except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
+
+    def goes_on() -> None:
+        before = rounds.copy()
+        wait_for(lambda: errors or all(rounds[name] > before[name] for name in names), "a round of each client")
+
     try:
-        yield
+        yield goes_on
     finally:
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
     assert not errors
 
 
@@ -333,16 +341,16 @@ def test_what_is_shed_is_counted_as_the_server_does(judge: Judge, serve: Serve) 
     served = serve(judge.database)
     names = [f"shed-{number}" for number in range(4)]
     profiler = int(served.addresses["profiler_pid"])
-    with mixed_load(served, names):
-        time.sleep(1)
+    with mixed_load(served, names) as goes_on:
+        goes_on()
         os.kill(profiler, signal.SIGSTOP)
         big = "x" * 70_000
         with psycopg.connect(served.database.dsn, autocommit=True, application_name="big") as connection:
             for _ in range(500):
                 connection.execute("SELECT length(%s)", [big])
-        time.sleep(1)
+        goes_on()
         os.kill(profiler, signal.SIGCONT)
-        time.sleep(1)
+        goes_on()
     seen, shed, lost = settled(served)
     truth = sum(one.total() for one in judge.executions([*names, "big"]).values())
     assert seen + shed + lost == truth
@@ -353,13 +361,12 @@ def test_what_is_shed_is_counted_as_the_server_does(judge: Judge, serve: Serve) 
 def test_what_is_lost_is_counted_as_the_server_does(judge: Judge, serve: Serve) -> None:
     served = serve(judge.database)
     names = [f"lost-{number}" for number in range(4)]
-    with mixed_load(served, names):
-        for round_ in range(2):
-            time.sleep(1)
+    with mixed_load(served, names) as goes_on:
+        for _ in range(2):
+            goes_on()
             before = report(served).session.restarts
             os.kill(int(_profiler(served)), signal.SIGKILL)
-            wait_for(lambda wanted=before + 1: _restarts(served) == wanted, 20)
-            assert round_ <= 1
+            wait_for(lambda wanted=before + 1: _restarts(served) == wanted)
     seen, shed, lost = settled(served)
     truth = sum(one.total() for one in judge.executions(names).values())
     assert seen + shed + lost == truth

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import msgspec
 import pytest
 
 from pgtattle.proxy.demo.application import PLANTED
-from pgtattle.proxy.schema import Report
+from pgtattle.proxy.schema import FindingView, RepeatEvidence, Report
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -26,7 +26,6 @@ def folder() -> Iterator[Path]:
 
 
 def test_the_demo_names_each_planted_problem_once_and_nothing_healthy(folder: Path) -> None:
-    began = time.monotonic()
     done = subprocess.run(
         [
             sys.executable,
@@ -44,14 +43,15 @@ def test_the_demo_names_each_planted_problem_once_and_nothing_healthy(folder: Pa
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=2 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60
     assert "Traceback" not in done.stderr
     report = msgspec.json.decode((folder / "out.json").read_bytes(), type=Report)
     tables = {one.fingerprint: one.tables for one in report.statements}
-    found = sorted((one.rule, tables[one.fingerprints[0]][0] if one.sql else "") for one in report.findings)
+    found = sorted(
+        (one.rule, tables[one.fingerprints[0]][0] if one.sql else "") for one in report.findings if not _across(one)
+    )
     assert found == sorted(PLANTED)
     (index,) = [one for one in report.findings if one.rule == "missing-index"]
     assert "ON public.reviews USING btree (reviewer)" in index.suggestion.sql
@@ -62,3 +62,8 @@ def test_the_demo_names_each_planted_problem_once_and_nothing_healthy(folder: Pa
         assert finding.title in " ".join(done.stdout.split())
     # Nothing is left behind.
     assert sorted(path.name for path in folder.iterdir()) == ["out.json"]
+
+
+def _across(finding: FindingView) -> bool:
+    """Of requests that read the same one after another, which is true as well, and seen when the machine is slow."""
+    return isinstance(finding.evidence, RepeatEvidence) and finding.evidence.across

@@ -21,6 +21,7 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import Database, Serve, Served
+from tests.waiting import PATIENCE
 
 VALUES: list[Any] = [
     1,
@@ -133,7 +134,7 @@ def with_asyncpg(database: Database) -> list[Any]:
             heard: list[Any] = []
             await connection.add_listener("channel", lambda *notice: heard.append(notice[2:]))
             await connection.execute("NOTIFY channel, 'hello'")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not heard:
                     await asyncio.sleep(0.01)
             results.append(heard)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
-import time
 
 import psycopg
 import pytest
@@ -14,8 +12,9 @@ import pytest
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve
 from tests.end_to_end.pgbench import Pgbench
-from tests.end_to_end.watching import backends, wait_for
+from tests.end_to_end.watching import backends, cancelled
 from tests.end_to_end.wire import Client, query
+from tests.waiting import PATIENCE, wait_for
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -25,21 +24,30 @@ def test_a_drain_lets_a_running_exchange_end(database: Database, serve: Serve, n
 
     def slow() -> None:
         with psycopg.connect(served.database.dsn, autocommit=True) as connection:
-            got.append(connection.execute("SELECT 'done' FROM pg_sleep(1.5)").fetchone())
+            got.append(connection.execute("SELECT 'done' FROM (SELECT pg_advisory_lock(1)) AS held").fetchone())
 
     idle = psycopg.connect(served.database.dsn, autocommit=True)
     thread = threading.Thread(target=slow)
-    thread.start()
-    time.sleep(0.7)
-    served.process.send_signal(number)
-    time.sleep(0.3)
-    with pytest.raises(psycopg.OperationalError, match="refused"):
-        psycopg.connect(served.database.dsn, connect_timeout=2)
-    with pytest.raises(psycopg.errors.AdminShutdown, match="pgtattle is shutting down"):
-        idle.execute("SELECT 1")
-    assert served.process.wait(10) == 0
-    thread.join()
+    with psycopg.connect(database.dsn, autocommit=True) as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        thread.start()
+        wait_for(lambda: holder.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone(), "the running exchange")
+        served.process.send_signal(number)
+        wait_for(lambda: refused(served.database), "a proxy that takes nobody")
+        with pytest.raises(psycopg.errors.AdminShutdown, match="pgtattle is shutting down"):
+            idle.execute("SELECT 1")
+        assert served.process.poll() is None
+    assert served.process.wait(PATIENCE) == 0
+    thread.join(PATIENCE)
     assert got == [("done",)]
+
+
+def refused(database: Database) -> bool:
+    try:
+        psycopg.connect(database.dsn).close()
+    except psycopg.OperationalError as error:
+        return "pgtattle is shutting down" in str(error)
+    return False
 
 
 def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> None:
@@ -47,13 +55,20 @@ def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> No
         connection.execute("CREATE SEQUENCE answered")
     served = serve(trusting)
     with Pgbench(served.database, "SELECT nextval('answered') FROM pg_sleep(0.01);") as bench:
-        time.sleep(2)
+        wait_for(lambda: answered(trusting) > 100, "some answers")
         assert served.stop() == 0
         bench.end(2)
     with psycopg.connect(trusting.dsn, autocommit=True) as connection:
-        (executed,) = connection.execute("SELECT last_value FROM answered").fetchone() or (None,)
+        executed = answered(trusting)
         connection.execute("DROP SEQUENCE answered")
     assert bench.transactions == executed > 0
+
+
+def answered(database: Database) -> int:
+    with psycopg.connect(database.dsn) as connection:
+        row = connection.execute("SELECT last_value FROM answered").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def test_a_second_signal_ends_at_once(trusting: Database, serve: Serve) -> None:
@@ -63,10 +78,10 @@ def test_a_second_signal_ends_at_once(trusting: Database, serve: Serve) -> None:
         client.send(query("SELECT pg_sleep(60)"))
         wait_for(lambda: backends(trusting, "told twice", "PgSleep") == 1)
         served.process.send_signal(signal.SIGTERM)
-        with pytest.raises(subprocess.TimeoutExpired):
-            served.process.wait(1.5)
+        wait_for(lambda: refused(served.database), "a proxy that takes nobody")
+        assert served.process.poll() is None
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(10) == 0
+        assert served.process.wait(PATIENCE) == 0
         assert client.rest() == b""
 
 
@@ -91,11 +106,7 @@ def test_a_login_without_a_challenge_is_noted(serve: Serve) -> None:
 def test_a_cancel_reaches_the_right_session(database: Database, serve: Serve) -> None:
     served = serve(database)
     with psycopg.connect(served.database.dsn, autocommit=True) as connection:
-        timer = threading.Timer(0.5, connection.cancel)
-        timer.start()
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            connection.execute("SELECT pg_sleep(20)")
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+        cancelled(connection, connection.cancel, database.cluster)
     (failed,) = [one for one in served.report().statements if "pg_sleep" in one.sql]
     assert failed.errors == 1
 

@@ -13,13 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 
 from pgtattle.proxy.schema import ExecutionPage
 from tests.conftest import Database, Serve
 from tests.end_to_end.pgbench import Pgbench
-from tests.end_to_end.watching import Load, answers, await_count, metric, report, wait_for
+from tests.end_to_end.watching import Load, answers, await_count, metric, report
 from tests.end_to_end.wire import Client, kinds, query
+from tests.waiting import PATIENCE, wait_for
 
 FULL = Path("/dev/full")
 
@@ -28,16 +30,16 @@ def test_killing_the_profiler_under_load_hurts_no_client_and_loses_no_count(trus
     served = serve(trusting)
     load = Load(served.database)
     with load.running():
-        time.sleep(1.0)
+        load.goes_on()
         wait_for(lambda: metric(served, "pgtattle_bytes_total") > 0)
         bytes_before = metric(served, "pgtattle_bytes_total")
         os.kill(int(served.addresses["profiler_pid"]), signal.SIGKILL)
         wait_for(lambda: answers(served))
-        time.sleep(1.5)
+        load.goes_on()
     assert not load.errors
     found = served.report().session
     assert found.restarts == 1
-    assert found.connections == 3
+    assert (found.connections, found.connections_total) == (0, 3)
     assert metric(served, "pgtattle_bytes_total") > bytes_before > 0
     assert metric(served, "pgtattle_profiler_restarts_total") == 1
     # Each is counted once: looked at, shed while nobody looked, or lost with the one that was killed.
@@ -48,16 +50,22 @@ def test_killing_the_profiler_under_load_hurts_no_client_and_loses_no_count(trus
 def test_a_profiler_that_stands_still_under_full_load_is_shed_and_recovers(trusting: Database, serve: Serve) -> None:
     served = serve(trusting)
     profiler = int(served.addresses["profiler_pid"])
-    # Long statements fill the queue soon.
-    with Pgbench(served.database, f"SELECT length('{'x' * 5000}');", seconds=6) as bench:
-        time.sleep(1.0)
-        os.kill(profiler, signal.SIGSTOP)
-        time.sleep(3.5)
-        os.kill(profiler, signal.SIGCONT)
-        bench.end(0)
-    assert len(bench.rates) >= 5
-    assert all(rate > 0 for rate in bench.rates)
-    await_count(served, bench.transactions, 30)
+    with psycopg.connect(trusting.dsn, autocommit=True) as connection:
+        connection.execute("CREATE SEQUENCE answers")
+
+        def answered(many: int) -> bool:
+            row = connection.execute("SELECT last_value FROM answers").fetchone()
+            return row is not None and row[0] > many
+
+        # Long statements fill the queue soon: of 16 MiB, and the socket's.
+        with Pgbench(served.database, f"SELECT length('{'x' * 5000}'), nextval('answers');", times=4_000) as bench:
+            wait_for(lambda: answered(1_000), "some traffic")
+            os.kill(profiler, signal.SIGSTOP)
+            wait_for(lambda: answered(8_000), "traffic while nobody looks at it")
+            os.kill(profiler, signal.SIGCONT)
+            bench.end(0)
+        connection.execute("DROP SEQUENCE answers")
+    await_count(served, bench.transactions)
     found = report(served).session
     assert found.shed > 0
     assert found.executions > 0
@@ -99,7 +107,7 @@ def test_a_report_on_a_full_disk_is_said_and_the_others_are_written(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == code
@@ -147,15 +155,17 @@ def test_a_clock_that_steps_back_changes_no_duration(
         for number in range(6):
             client.send(query("SELECT pg_sleep(0.2)"))
             if number == 3:
+                # In the middle of it, or not far from there.
                 time.sleep(0.1)
                 step.touch()
             client.until(b"Z")
     await_count(served, 6)
     page = msgspec.json.decode(served.get("/api/v1/executions").content, type=ExecutionPage)
-    assert [200 <= one.duration_ms < 5_000 for one in page.items] == [True] * 6
+    # An hour is what it stepped by.
+    assert [200 <= one.duration_ms < 600_000 for one in page.items] == [True] * 6
     assert all(earlier.at < later.at for earlier, later in pairwise(page.items))
-    assert 1.2 <= metric(served, "pgtattle_query_duration_seconds_sum") < 30
-    assert 1.2 <= report(served).session.seconds < 60
+    assert 1.2 <= metric(served, "pgtattle_query_duration_seconds_sum") < 600
+    assert 1.2 <= report(served).session.seconds < 600
     served.stop()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     first, last = lines[0]["timestamp"], lines[-1]["timestamp"]

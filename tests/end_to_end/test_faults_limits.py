@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,9 +25,9 @@ from tests.end_to_end.watching import (
     metric,
     relay_pid,
     settled,
-    wait_for,
 )
-from tests.end_to_end.wire import PATIENCE, TERMINATE, Client, kinds, query, split, sqlstate, startup
+from tests.end_to_end.wire import TERMINATE, Client, kinds, query, split, sqlstate, startup
+from tests.waiting import PATIENCE, wait_for
 
 IDLE = 2_000
 A_SECOND = 500
@@ -81,7 +83,7 @@ def test_five_hundred_connections_a_second_all_get_their_answers(served: Served)
         return answer
 
     async def storm() -> list[bytes]:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             return await asyncio.gather(*map(one, range(2 * A_SECOND)))
 
     for answer in asyncio.run(storm()):
@@ -98,8 +100,10 @@ def test_stalled_startups_cost_nobody_else_anything(trusting: Database, serve: S
     address = (served.database.host, served.database.port)
     stalled = [socket.create_connection(address, PATIENCE) for _ in range(3_000)]
     for number, one in enumerate(stalled):
-        one.sendall(beginnings[number % len(beginnings)])
-    with psycopg.connect(served.database.dsn, connect_timeout=5) as connection:
+        # On a busy machine the first may be sent away before the last is there.
+        with contextlib.suppress(ConnectionError):
+            one.sendall(beginnings[number % len(beginnings)])
+    with psycopg.connect(served.database.dsn, connect_timeout=int(PATIENCE)) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()"
         ).fetchone()
@@ -128,8 +132,9 @@ def test_a_flood_of_bad_startups_is_told_in_few_lines(
         with Client(served.database) as client:
             client.send(b"GET / HTTP/1.1\r\n\r\n")
             assert client.rest() == b""
-    seconds = int(time.monotonic() - started) + 2
-    assert 1 <= capfd.readouterr().err.count("reason=bad_startup") <= 5 * seconds < 300
+    told = capfd.readouterr().err.count("reason=bad_startup")
+    assert 1 <= told < 300
+    assert told <= 5 * (time.monotonic() - started + 2)
 
 
 def test_without_descriptors_clients_wait_or_are_told_and_the_next_gets_in(
@@ -145,17 +150,17 @@ def test_without_descriptors_clients_wait_or_are_told_and_the_next_gets_in(
     for client in clients:
         client.begin()
     wait_for(lambda: "raise ulimit -n" in capfd.readouterr().err)
-    time.sleep(1.5)
-    ready, _, _ = select.select([client.socket for client in clients], [], [], 0)
-    answered = [client for client in clients if client.socket in ready]
-    assert {first_answer(client) for client in answered} == {"in", "57P03"}
-    for client in answered:
-        client.close()
-    # There is room again, for those that waited at the door.
-    for client in clients:
-        if client not in answered:
-            assert first_answer(client) in ("in", "57P03")
+    # Whoever leaves makes room for those that wait at the door.
+    answers = Counter[str]()
+    while clients:
+        ready, _, _ = select.select([client.socket for client in clients], [], [], PATIENCE)
+        assert ready, answers
+        for client in [one for one in clients if one.socket in ready]:
+            answers[first_answer(client)] += 1
             client.close()
+            clients.remove(client)
+    assert answers["in"] > 0
+    assert answers.keys() <= {"in", "57P03"}
     log_in(served.database).close()
     wait_for(lambda: descriptors(pid) <= before)
 

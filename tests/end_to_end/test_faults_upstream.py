@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psycopg
 import pytest
 
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from tests.conftest import Database, Serve, Served, serving
 from tests.end_to_end.faulty import HARMLESS, Network, Toxic
-from tests.end_to_end.watching import Load, metric, settled, wait_for
+from tests.end_to_end.watching import SLEEP, Load, metric, settled
 from tests.end_to_end.wire import SSL_REQUEST, Client, query, sqlstate
+from tests.waiting import PATIENCE, wait_for
 
 GONE = ("57P01", "57P02", "57P03", None)
 """What a client may be told of a server that stops; None: only the end of the stream."""
-
-
-def nowhere() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def lone(trusting: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A proxy whose server was never started."""
     with serving(tmp_path_factory.mktemp("lone")) as start:
-        yield start(replace(trusting, port=nowhere()))
+        yield start(replace(trusting, port=free_port()))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +69,7 @@ def test_a_server_that_is_not_there_is_told_so_that_libpq_tries_its_next_host(lo
 
 def test_a_wish_for_encryption_is_not_answered_by_an_error(trusting: Database, serve: Serve) -> None:
     """libpq takes such an error for an attack, and `N` would blame TLS."""
-    passing = serve(replace(trusting, port=nowhere()), "--tls-passthrough")
+    passing = serve(replace(trusting, port=free_port()), "--tls-passthrough")
     with Client(passing.database) as client:
         client.send(SSL_REQUEST)
         assert client.rest() == b""
@@ -84,7 +78,7 @@ def test_a_wish_for_encryption_is_not_answered_by_an_error(trusting: Database, s
 @pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
 def test_what_libpqs_own_tools_say_of_it(lone: Served, served: Served) -> None:
     def run(*command: str) -> tuple[int, str]:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         return done.returncode, done.stdout + done.stderr
 
     assert run("psql", "-XAtc", "SELECT 'here'", either(lone, served)) == (0, "here\n")
@@ -112,10 +106,9 @@ def test_a_server_that_dies_during_the_login(rough: tuple[Network, Served], end:
         else:
             # One that overtakes the connect makes it fail: a server that cannot be reached.
             assert got == b"" or b"\0C57P03\0" in got
-    started = time.monotonic()
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(served.database.dsn, connect_timeout=20)
-    assert time.monotonic() - started < 10
+    with pytest.raises(psycopg.OperationalError) as failed:
+        psycopg.connect(served.database.dsn, connect_timeout=int(PATIENCE))
+    assert not isinstance(failed.value, psycopg.errors.ConnectionTimeout)
     network.to_client = HARMLESS
     with psycopg.connect(served.database.dsn) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -151,13 +144,13 @@ def copy_in(connection: psycopg.Connection, rows: int) -> None:
 
 
 def sleeping(connection: psycopg.Connection) -> None:
-    connection.execute("SELECT pg_sleep(60)")
+    connection.execute(SLEEP)
 
 
 def idle(connection: psycopg.Connection) -> None:
-    while True:
-        time.sleep(0.3)
-        connection.execute("SELECT 1")
+    """The server's last words come to a client that asks nothing."""
+    select.select([connection.pgconn.socket], [], [], PATIENCE)
+    connection.execute("SELECT 1")
 
 
 def in_transaction(connection: psycopg.Connection) -> None:
@@ -182,6 +175,25 @@ def waiting_for_news(connection: psycopg.Connection) -> None:
         pass
 
 
+REACHED = {
+    ("sleeping", "active", "SELECT"),
+    ("idle", "idle", ""),
+    ("in_transaction", "idle in transaction", "BEGIN"),
+    ("copying_out", "active", "COPY ("),
+    ("copying_in", "active", "COPY c"),
+    ("waiting_for_news", "idle", "LISTEN"),
+}
+"""What the server says of the clients when each is where it should be."""
+
+
+def reached(cluster: Cluster) -> set[tuple[str, str, str]]:
+    with psycopg.connect(cluster.dsn()) as connection:
+        rows = connection.execute(
+            "SELECT application_name, state, left(query, 6) FROM pg_stat_activity WHERE application_name <> ''"
+        ).fetchall()
+    return {row for row in rows if row[0] in {state.__name__ for state in STATES}}
+
+
 STATES: tuple[Callable[[psycopg.Connection], None], ...] = (
     sleeping, idle, in_transaction, copying_out, copying_in, waiting_for_news,
 )  # fmt: skip
@@ -195,7 +207,9 @@ def test_a_server_that_stops_ends_every_client_whatever_it_does(serve: Serve, ho
 
         def client(state: Callable[[psycopg.Connection], None]) -> None:
             try:
-                with psycopg.connect(served.database.dsn, autocommit=True) as connection:
+                with psycopg.connect(
+                    served.database.dsn, autocommit=True, application_name=state.__name__
+                ) as connection:
                     state(connection)
             except psycopg.Error as error:
                 ends[state.__name__] = error.sqlstate
@@ -205,19 +219,17 @@ def test_a_server_that_stops_ends_every_client_whatever_it_does(serve: Serve, ho
         threads = [threading.Thread(target=client, args=(state,)) for state in STATES]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
+        wait_for(lambda: reached(cluster) == REACHED, lambda: reached(cluster))
         assert ends == {}
         cluster.stop(how)  # type: ignore[arg-type]
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE)
         assert set(ends) == {state.__name__ for state in STATES}
         assert all(sqlstate in GONE for sqlstate in ends.values()), ends
         wait_for(lambda: metric(served, "pgtattle_client_connections") == 0)
         cluster.start()
-        started = time.monotonic()
         with psycopg.connect(served.database.dsn) as again:
             assert again.execute("SELECT 1").fetchone() == (1,)
-        assert time.monotonic() - started < 5
 
 
 def test_a_restart_under_load_costs_what_was_under_way_and_nothing_else(serve: Serve) -> None:
@@ -225,14 +237,11 @@ def test_a_restart_under_load_costs_what_was_under_way_and_nothing_else(serve: S
         served = serve(Database("postgres", cluster.host, cluster.port, cluster.user, "", cluster))
         load = Load(served.database, 4, reconnect=True)
         with load.running():
-            time.sleep(1.0)
+            load.goes_on()
             cluster.stop()
-            time.sleep(0.3)
+            wait_for(lambda: load.errors)
             cluster.start()
-            before = load.executions
-            time.sleep(1.0)
-        assert load.executions > before > 0
-        assert load.errors
+            load.goes_on()
         assert all(isinstance(one, psycopg.OperationalError) and one.sqlstate in GONE for one in load.errors)
         # The last words of the server may have been an answer to a request or not.
         assert load.executions <= settled(served) <= load.executions + len(load.errors)
@@ -248,12 +257,10 @@ def test_a_server_that_answers_nothing_is_given_up_in_time(trusting: Database, s
         hole = replace(trusting, port=address[1], name=f"{trusting.name}?connect_timeout=2")
         lone = serve(hole)
         with Client(replace(lone.database, name=trusting.name)) as client:
-            started = time.monotonic()
             client.begin()
             refusal = client.frame()
             assert sqlstate(refusal) == "57P03"
             assert b"no answer within 2 s" in refusal.body
-            assert 1 < time.monotonic() - started < 10
         for one in waiting:
             one.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import psycopg
 import pytest
 
 from tests.conftest import Database, Serve
-from tests.end_to_end.watching import wait_for
+from tests.end_to_end.watching import cancelled
 from tests.end_to_end.wire import Client
+from tests.waiting import PATIENCE, wait_for
 
 FIELDS = {"level", "timestamp", "connection", "user", "database", "client", "message", "error", "reason"}
 
@@ -25,28 +25,24 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with log.open("w") as stderr:
-        served = serve(
-            database, "--log-format", "json", "--max-connections", "1", "--login-timeout", "3", stderr=stderr
-        )
+    with log.open("a") as stderr:
+        options = ("--log-format", "json", "--max-connections", "1")
+        served = serve(database, *options, stderr=stderr)
+        hasty = serve(database, *options, "--login-timeout", "1", stderr=stderr).database
         through = served.database
 
         def ended(count: int) -> None:
-            wait_for(lambda: len(lines(log)) == count, 10)
+            wait_for(lambda: len(lines(log)) == count)
 
         host, _, port = served.addresses["api"].rpartition(":")
-        with socket.create_connection((host, int(port)), 10) as raw:
+        with socket.create_connection((host, int(port)), PATIENCE) as raw:
             raw.sendall(b"\x16\x03\x01 no request\r\n\r\n")
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
         with psycopg.connect(through.dsn, autocommit=True) as one:
             one.execute("SELECT 'value-4711'")
             with pytest.raises(psycopg.OperationalError, match="too many clients"):
                 psycopg.connect(through.dsn)
-            timer = threading.Timer(0.3, one.cancel)
-            timer.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                one.execute("SELECT pg_sleep(20)")
-            timer.join()
+            cancelled(one, one.cancel, database.cluster)
         ended(3)
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(through.dsn.replace(":secret@", ":hunter2@"))
@@ -57,11 +53,12 @@ def test_every_close_has_its_reason(database: Database, serve: Serve, tmp_path: 
         client = Client(through)
         client.begin(user=through.user, database=through.name)
         client.reset()
-        with socket.create_connection((through.host, through.port), 10) as raw:
+        with socket.create_connection((through.host, through.port), PATIENCE) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert raw.recv(100) == b""
-        with socket.create_connection((through.host, through.port), 10) as raw:
+        with socket.create_connection((hasty.host, hasty.port), PATIENCE) as raw:
             assert raw.recv(100) == b""
+        ended(8)
         assert served.stop() == 0
     told = lines(log)
     assert all(set(one) >= FIELDS for one in told)

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +18,10 @@ import asyncpg
 import psycopg
 import pytest
 
+from pgtattle.proxy.demo.cluster import free_port
 from tests.conftest import Database, Serve, Served
-from tests.end_to_end.watching import settled, wait_for
+from tests.end_to_end.watching import cancelled, settled
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="PgBouncer is not installed")
 
@@ -34,9 +35,7 @@ SETUP = """
 @contextmanager
 def bouncer(server: Database, mode: str) -> Iterator[Database]:
     """A PgBouncer before a server, or before whatever stands before one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -54,8 +53,8 @@ def bouncer(server: Database, mode: str) -> Iterator[Database]:
             wait_for(lambda: reachable(one))
             yield one
         finally:
-            process.terminate()
-            process.wait(10)
+            process.kill()
+            process.wait()
 
 
 def reachable(database: Database) -> bool:
@@ -149,12 +148,7 @@ def test_work_through_pooler_and_proxy_is_as_directly(trusting: Database, chain:
 def test_a_cancel_finds_its_way(chain: Chain) -> None:
     with psycopg.connect(chain.database.dsn, autocommit=True) as connection:
         for cancel in (connection.cancel, connection.cancel_safe):
-            timer = threading.Timer(0.5, cancel)
-            timer.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                connection.execute("SELECT pg_sleep(20)")
-            timer.join()
-            assert connection.execute("SELECT 1").fetchone() == (1,)
+            cancelled(connection, cancel, chain.database.cluster)
 
 
 @pytest.mark.parametrize("protocol", ["simple", "extended"])
@@ -172,7 +166,7 @@ def test_many_clients_share_few_sessions(trusting: Database, chain: Chain, tmp_p
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert f"number of transactions actually processed: {clients * transactions}/" in done.stdout
@@ -193,4 +187,4 @@ def test_a_session_of_ones_own_keeps_what_it_set(chain: Chain) -> None:
         other.execute("NOTIFY news, 'one'")
         assert connection.execute("EXECUTE named(1)").fetchone() == (2,)
         assert connection.execute("SHOW search_path").fetchone() == ("pg_catalog",)
-        assert [news.payload for news in connection.notifies(timeout=20, stop_after=1)] == ["one"]
+        assert [news.payload for news in connection.notifies(timeout=PATIENCE, stop_after=1)] == ["one"]

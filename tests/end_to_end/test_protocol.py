@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import shutil
 import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,11 @@ import asyncpg
 import psycopg
 import pytest
 
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from tests.conftest import Database, Serve, Served
-from tests.end_to_end.watching import await_count, metric, settled, wait_for
+from tests.end_to_end.watching import await_count, cancelled, metric, settled
 from tests.end_to_end.wire import Client, Frame, frame, kinds, query, startup
+from tests.waiting import PATIENCE, wait_for
 
 GREASE = {"_pq_.test_protocol_negotiation": "1", "_pq_.another": "x"}
 ALIVE = Path("/proc/net/tcp")
@@ -113,7 +114,7 @@ def test_options_and_settings_of_the_startup_packet_reach_the_server(database: D
 
 def run(*command: str | Path, text: str = "") -> str:
     done = subprocess.run(
-        [str(word) for word in command], input=text, capture_output=True, text=True, check=False, timeout=60
+        [str(word) for word in command], input=text, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -139,11 +140,7 @@ def test_a_unix_socket_is_where_libpq_looks_for_a_port(postgres18: Cluster, serv
     for port in ("5432", "7777"):
         assert run("psql", "-h", folder, "-p", port, "-U", "postgres", "-AXtc", "SELECT 1") == "1\n"
         with psycopg.connect(f"host={folder} port={port} user=postgres", autocommit=True) as connection:
-            timer = threading.Timer(0.3, connection.cancel_safe)
-            timer.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                connection.execute("SELECT pg_sleep(20)")
-            timer.join()
+            cancelled(connection, connection.cancel_safe, postgres18)
     observed(served)
 
 
@@ -153,7 +150,7 @@ def test_ipv6_on_both_sides(serve: Serve) -> None:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 on this machine")
-        port = probe.getsockname()[1]
+    port = free_port()
     with Cluster(18, settings={"listen_addresses": "127.0.0.1,::1"}) as cluster:
         database = Database("postgres", "::1", cluster.port, cluster.user, "", cluster)
         dsn = f"postgresql://postgres@[::1]:{cluster.port}/postgres"
@@ -162,12 +159,8 @@ def test_ipv6_on_both_sides(serve: Serve) -> None:
             assert connection.execute(
                 "SELECT inet_client_addr() = '::1' AND inet_server_addr() = '::1'"
             ).fetchone() == (True,)
-            timer = threading.Timer(0.3, connection.cancel_safe)
-            timer.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                connection.execute("SELECT pg_sleep(20)")
-            timer.join()
-        assert settled(served) == 2
+            cancelled(connection, connection.cancel_safe, cluster)
+        assert settled(served) == 3
 
 
 @pytest.mark.skipif(not ALIVE.exists(), reason="no /proc/net/tcp on this machine")
@@ -266,9 +259,7 @@ def test_news_wake_idle_clients_at_once(database: Database, serve: Serve) -> Non
         for number in range(3):
             timer = threading.Timer(0.3, speaker.execute, ["SELECT pg_notify('news', %s)", [f"{number}"]])
             timer.start()
-            began = time.monotonic()
-            (news,) = listener.notifies(timeout=20, stop_after=1)
-            assert time.monotonic() - began < 5
+            (news,) = listener.notifies(timeout=PATIENCE, stop_after=1)
             timer.join()
             assert (news.channel, news.payload, news.pid) == ("news", f"{number}", speaker.info.backend_pid)
         assert listener.execute("SELECT 1").fetchone() == (1,)
@@ -280,7 +271,7 @@ def test_news_wake_idle_clients_at_once(database: Database, serve: Serve) -> Non
             heard: asyncio.Queue[object] = asyncio.Queue()
             await connection.add_listener("news", lambda *news: heard.put_nowait(news[2:]))
             await other.execute("NOTIFY news, 'it''s'")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert await heard.get() == ("news", "it's")
         finally:
             await connection.close()
@@ -297,7 +288,7 @@ def test_last_words_to_an_idle_session_are_no_execution(database: Database, serv
         pid = idle.info.backend_pid
         with psycopg.connect(database.dsn, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s)", [pid])
-        time.sleep(0.3)
+        assert select.select([idle.pgconn.socket], [], [], PATIENCE)[0]
         with pytest.raises(psycopg.errors.AdminShutdown):
             idle.execute("SELECT 1")
     assert settled(served) <= 1
@@ -310,12 +301,8 @@ def test_one_proxy_before_another(database: Database, serve: Serve) -> None:
     assert isinstance(outer.database, Database)
     with psycopg.connect(replace(outer.database).dsn, autocommit=True, max_protocol_version="latest") as connection:
         assert connection.pgconn.full_protocol_version == 30002
-        timer = threading.Timer(0.3, connection.cancel_safe)
-        timer.start()
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            connection.execute("SELECT pg_sleep(20)")
-        timer.join()
+        cancelled(connection, connection.cancel_safe, database.cluster)
     # The outer one's side connection goes through the inner one too.
-    assert settled(outer) == 1
+    assert settled(outer) == 2
     calls = {one.sql: one.calls for one in inner.report().statements}
     assert calls["SELECT pg_sleep($1)"] == 1

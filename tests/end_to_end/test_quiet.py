@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Database, Serve
 
 REQUESTS = 50
+SLOW = pytest.mark.slow
 PGBENCH_SECONDS = int(os.environ.get("PGBENCH_SECONDS", "3"))
 """Of each load; more by hand."""
 
@@ -64,7 +65,7 @@ def test_requests_at_once_that_each_ask_once(serve: Serve, database: Database, b
 
 @pytest.mark.skipif(shutil.which("pgbench") is None, reason="pgbench is not installed")
 @pytest.mark.parametrize("script", ["-S", "-N"])
-@pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
+@pytest.mark.parametrize("mode", [pytest.param("simple", marks=SLOW), "extended", pytest.param("prepared", marks=SLOW)])
 def test_pgbench_at_full_speed(serve: Serve, database: Database, script: str, mode: str) -> None:
     """Under a name that is not its own, for it would be known as a tool. What is slow by its load is said."""
     environment = {**os.environ, "PGAPPNAME": "shop"}
@@ -73,7 +74,7 @@ def test_pgbench_at_full_speed(serve: Serve, database: Database, script: str, mo
     load = ["pgbench", "-n", script, "-M", mode, "-c", "4", "-T", str(PGBENCH_SECONDS), served.database.dsn]
     subprocess.run(load, env=environment, check=True, capture_output=True)
     report = served.report()
-    assert report.session.executions > 1_000
+    assert report.session.executions > 100
     pasted = {"unparameterized"} if mode == "simple" else set()
     said = {(one.rule, one.severity) for one in report.findings if one.rule not in {"slow-query", "missing-index"}}
     assert {rule for rule, _ in said} <= pasted, said

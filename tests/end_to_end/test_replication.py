@@ -15,20 +15,21 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from pgtattle.proxy.demo.cluster import Cluster
-from tests.conftest import DEBIAN_15, Database, Serve, Served
-from tests.end_to_end.watching import metric, wait_for
+from tests import debian
+from tests.conftest import Database, Serve, Served
+from tests.end_to_end.watching import metric
+from tests.waiting import PATIENCE, wait_for
 
 ROWS = 2_000
-SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB", "wal_sender_timeout": "5s"}
+SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB"}
+RECEIVER_SECONDS = 8
+"""How long a server waits for a sign of life of a receiver."""
 
 
 @contextmanager
-def publisher() -> Iterator[Database]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    with Cluster(
-        15, binaries=DEBIAN_15, authentication="scram-sha-256", password="secret", settings=SETTINGS
+def publisher(**settings: str) -> Iterator[Database]:
+    with debian.cluster(
+        authentication="scram-sha-256", password="secret", settings={**SETTINGS, **settings}
     ) as cluster:
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("CREATE TABLE item (id int PRIMARY KEY, name text)")
@@ -42,11 +43,11 @@ def published() -> Iterator[Database]:
 
 
 def command(tool: str, served: Served, *arguments: str | Path) -> list[str]:
-    return [str(DEBIAN_15 / tool), "-d", served.database.dsn, *map(str, arguments)]
+    return [str(debian.BINARIES / tool), "-d", served.database.dsn, *map(str, arguments)]
 
 
 def run(*words: str | Path) -> None:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
@@ -77,7 +78,7 @@ def test_a_base_backup_with_its_wal(published: Database, serve: Serve, tmp_path:
     fill(published)
     folder = tmp_path / "backup"
     run(*command("pg_basebackup", served, "-D", folder, "-X", "stream", "-c", "fast", "--manifest-checksums=SHA256"))
-    run(DEBIAN_15 / "pg_verifybackup", folder)
+    run(debian.BINARIES / "pg_verifybackup", folder)
     wait_for(lambda: replicating(served) == 2)
     assert metric(served, "pgtattle_bytes_total", direction="to_client") > 20_000_000
     # Others are looked at as ever.
@@ -93,47 +94,47 @@ def test_wal_is_received_and_the_server_can_shut_down_cleanly(serve: Serve, tmp_
         run(*command("pg_receivewal", served, "--slot", "received", "--create-slot"))
         words = command("pg_receivewal", served, "-D", tmp_path, "--slot", "received", "--no-loop", "--synchronous")
         with running(words) as receiver:
-            wait_for(lambda: list(tmp_path.glob("*.partial")), 20)
+            wait_for(lambda: list(tmp_path.glob("*.partial")))
             for _ in range(3):
                 fill(database)
                 with psycopg.connect(database.dsn, autocommit=True) as connection:
                     connection.execute("SELECT pg_switch_wal()")
-            wait_for(lambda: sum(len(name) == 24 for name in os.listdir(tmp_path)) >= 3, 20)
-            began = time.monotonic()
+            wait_for(lambda: sum(len(name) == 24 for name in os.listdir(tmp_path)) >= 3)
             database.cluster.stop()
-            assert time.monotonic() - began < 9
             assert "database system is shut down" in database.cluster.log.read_text()
-            receiver.wait(20)
+            receiver.wait(PATIENCE)
         first = min(name for name in os.listdir(tmp_path) if len(name) == 24)
         last = max(name for name in os.listdir(tmp_path) if len(name) == 24)
-        run(DEBIAN_15 / "pg_waldump", "-q", "-p", tmp_path, first, last)
+        run(debian.BINARIES / "pg_waldump", "-q", "-p", tmp_path, first, last)
         # What the server wrote last, after all others had gone, has arrived.
         (partial,) = tmp_path.glob("*.partial")
         wanted = partial.with_suffix("")
         partial.rename(wanted)
         dump = subprocess.run(
-            [DEBIAN_15 / "pg_waldump", "-p", tmp_path, wanted.name], capture_output=True, text=True, check=False
+            [debian.BINARIES / "pg_waldump", "-p", tmp_path, wanted.name], capture_output=True, text=True, check=False
         )
         assert "CHECKPOINT_SHUTDOWN" in dump.stdout
 
 
-def test_changes_are_decoded_until_the_receiver_goes(published: Database, serve: Serve, tmp_path: Path) -> None:
-    served = serve(published)
-    out = tmp_path / "changes"
-    slot = ("--slot", "decoded")
-    run(*command("pg_recvlogical", served, *slot, "--create-slot", "-P", "test_decoding"))
-    words = command("pg_recvlogical", served, *slot, "--start", "-f", out, "--no-loop", "-F", "0", "-s", "1")
-    with running(words) as receiver:
-        for number in (1, 2):
-            fill(published)
-            wait_for(lambda wanted=number * ROWS: out.exists() and out.read_text().count("INSERT: id") == wanted, 20)
-            # Longer than the server waits for a receiver: keepalives pass both ways.
-            time.sleep(1 if number == 1 else 6)
-            assert receiver.poll() is None
-        receiver.send_signal(signal.SIGINT)
-        assert receiver.wait(20) == 0
-    run(*command("pg_recvlogical", served, *slot, "--drop-slot"))
-    wait_for(lambda: replicating(served) == 3)
+@pytest.mark.slow
+def test_changes_are_decoded_until_the_receiver_goes(serve: Serve, tmp_path: Path) -> None:
+    with publisher(wal_sender_timeout=f"{RECEIVER_SECONDS}s") as published:
+        served = serve(published)
+        out = tmp_path / "changes"
+        slot = ("--slot", "decoded")
+        run(*command("pg_recvlogical", served, *slot, "--create-slot", "-P", "test_decoding"))
+        words = command("pg_recvlogical", served, *slot, "--start", "-f", out, "--no-loop", "-F", "0", "-s", "1")
+        with running(words) as receiver:
+            for number in (1, 2):
+                fill(published)
+                wait_for(lambda wanted=number * ROWS: out.exists() and out.read_text().count("INSERT: id") == wanted)
+                if number == 1:
+                    # Keepalives pass both ways.
+                    time.sleep(RECEIVER_SECONDS + 2)
+            receiver.send_signal(signal.SIGINT)
+            assert receiver.wait(PATIENCE) == 0
+        run(*command("pg_recvlogical", served, *slot, "--drop-slot"))
+        wait_for(lambda: replicating(served) == 3)
 
 
 def test_copy_both_by_hand_and_the_session_after_it(published: Database, serve: Serve) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import psycopg
 import pytest
 
 from pgtattle.proxy.schema import Report
-from tests.conftest import Database
+from tests.conftest import Database, end
+from tests.waiting import PATIENCE, wait_for
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> Run:
             env={**os.environ, "PGPASSWORD": database.password, **more},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     return call
@@ -239,7 +239,7 @@ def test_what_only_took_long_fails_a_run_only_when_that_is_asked(database: Datab
 
 def test_signals_reach_the_command_and_the_report_is_written(database: Database, tmp_path: Path) -> None:
     script = "import psycopg, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(9))\n"
-    script += "psycopg.connect('').execute('SELECT 1')\nopen('ready', 'w').close()\ntime.sleep(30)\n"
+    script += "psycopg.connect('').execute('SELECT 1')\nopen('ready', 'w').close()\ntime.sleep(600)\n"
     (tmp_path / "script.py").write_text(script)
     process = subprocess.Popen(
         [
@@ -249,10 +249,12 @@ def test_signals_reach_the_command_and_the_report_is_written(database: Database,
         cwd=tmp_path,
         env={**os.environ, "PGPASSWORD": database.password},
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 9
+    try:
+        wait_for((tmp_path / "ready").exists, "the command's own start")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 9
+    finally:
+        end(process)
     assert calls(report(tmp_path))["SELECT $1"] == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pgtattle.analyzers.reports.json_schema import PATH
 from pgtattle.proxy.schema import ExecutionPage, Report
 from tests.conftest import Database, Serve, Served
+from tests.waiting import PATIENCE
 
 LOOP = 20
 
@@ -73,15 +73,13 @@ def test_the_report_of_real_traffic_is_valid_and_adds_up(served: Served) -> None
     assert again.findings == report.findings
 
 
-def test_events_tell_of_queries_within_a_second(served: Served) -> None:
+def test_events_tell_of_queries(served: Served) -> None:
     url = f"http://{served.addresses['api']}/api/v1/events?filter=books"
-    with httpx.stream("GET", url, timeout=10) as response:
+    with httpx.stream("GET", url, timeout=PATIENCE) as response:
         lines = response.iter_lines()
         assert next(line for line in lines if line.startswith("event:")) == "event: session"
         traffic(served.database.dsn)
-        sent = time.monotonic()
         assert next(line for line in lines if line == "event: executions")
-        assert time.monotonic() - sent < 1
         assert next(lines).startswith("id: ")
         first = json.loads(next(lines).removeprefix("data: "))[0]
     assert first["sql"].startswith("CREATE TABLE books")

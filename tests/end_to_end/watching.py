@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
+import pytest
 
+from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import Report
 from tests.conftest import Database, Served
+from tests.waiting import PATIENCE, wait_for
 
 MIB = 1 << 20
+SLEEP = "SELECT pg_sleep(600)"
+"""A query that ends when it is cancelled."""
 
 
 class Load:
@@ -50,6 +58,11 @@ class Load:
         with self._lock:
             self.executions += 1
 
+    def goes_on(self) -> None:
+        """Wait for some more answers."""
+        enough = self.executions + 100
+        wait_for(lambda: self.executions >= enough, "answers to a load")
+
     @contextmanager
     def running(self) -> Iterator[None]:
         for thread in self._threads:
@@ -59,15 +72,8 @@ class Load:
         finally:
             self._stop.set()
             for thread in self._threads:
-                thread.join(20)
+                thread.join(PATIENCE)
             assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def report(served: Served) -> Report:
@@ -83,19 +89,13 @@ def counted(served: Served) -> int:
 
 def settled(served: Served) -> int:
     """Executions that were counted of all that went before."""
-    before = -1
-    while (now := counted(served)) != before:
-        before = now
-        time.sleep(0.3)
-    return now
+    session = served.report().session
+    return session.executions + session.shed + session.lost
 
 
-def await_count(served: Served, expected: int, seconds: float = 20.0) -> None:
+def await_count(served: Served, expected: int, seconds: float = PATIENCE) -> None:
     """Wait for the count; one too high is as wrong as one too low."""
-    deadline = time.monotonic() + seconds
-    while (now := counted(served)) != expected:
-        assert time.monotonic() < deadline, f"{now} executions were counted, not {expected}"
-        time.sleep(0.05)
+    wait_for(lambda: counted(served) == expected, lambda: f"{expected} executions, but {counted(served)}", seconds)
 
 
 def metric(served: Served, name: str, **labels: str) -> float:
@@ -110,8 +110,9 @@ def metric(served: Served, name: str, **labels: str) -> float:
 
 
 def answers(served: Served) -> bool:
+    """True while a profiler serves; the relay answers `/livez` alone."""
     try:
-        return served.get("/livez").status_code == 200
+        return served.get("/metrics").status_code == 200
     except Exception:
         return False
 
@@ -128,6 +129,51 @@ def memory(pid: int, field: str = "VmRSS") -> int:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Log:
+    """What processes of a test wrote to stderr, up to now."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+        self._text = ""
+
+    def text(self) -> str:
+        self._text += self._capture.readouterr().err
+        return self._text
+
+    def has(self, words: str) -> bool:
+        return words in self.text()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Those in JSON."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def once(condition: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
+    """Beside what is done within: wait for a condition, then act. What fails there fails here."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: (wait_for(condition, "what is to be acted upon"), action()))
+        try:
+            yield
+        finally:
+            done.result()
+
+
+def asleep(cluster: Cluster) -> bool:
+    """True while a session of a server is in pg_sleep."""
+    where = f"host={cluster.socket_folder} port={cluster.port} user={cluster.user} dbname=postgres"
+    with psycopg.connect(where) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'").fetchone()
+    return row != (0,)
+
+
+def cancelled(connection: psycopg.Connection, cancel: Callable[[], object], cluster: Cluster) -> None:
+    """Have a query cancelled once it runs; the session must go on afterwards."""
+    with pytest.raises(psycopg.errors.QueryCanceled), once(lambda: asleep(cluster), cancel):
+        connection.execute(SLEEP)
+    assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def backends(database: Database, application: str, state: str = "%") -> int:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.conftest import Database
-
-PATIENCE = 30.0
-"""Seconds after which a side that says nothing hangs."""
+from tests.waiting import PATIENCE
 
 CHUNK = 1 << 20
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,16 +20,16 @@ import httpx
 import msgspec
 import psycopg
 
-from benchmarks.targets import Target, free_port, pgbouncer, pgtattle
-from pgtattle.proxy.demo.cluster import Cluster
+from benchmarks.targets import Target, pgbouncer, pgtattle
+from pgtattle.proxy.demo.cluster import Cluster, free_port
 from pgtattle.proxy.schema import LoopEvidence, Report
 from tests.orm import npm
 from tests.orm.shops import BOOKS
+from tests.waiting import PATIENCE
 
 ROOT: Final = Path(__file__).parents[2]
 AT_ONCE: Final = 6
 REQUESTS: Final = 12
-SETTLE_SECONDS: Final = 2.5
 
 Way = Literal["direct", "PgBouncer"]
 
@@ -153,11 +152,12 @@ def _visited(cluster: Cluster, row: Row, page: str) -> Report:
             target = stack.enter_context(pgbouncer(cluster, "transaction", ours.port))
         port = stack.enter_context(_shop(target, row))
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for answer in pool.map(lambda _: httpx.get(f"http://127.0.0.1:{port}/{page}", timeout=30), range(REQUESTS)):
+            for answer in pool.map(
+                lambda _: httpx.get(f"http://127.0.0.1:{port}/{page}", timeout=PATIENCE), range(REQUESTS)
+            ):
                 assert answer.status_code == 200, answer.text
                 assert len(answer.text.splitlines()) == BOOKS
-        time.sleep(SETTLE_SECONDS)
-        content = httpx.get(f"http://{ours.api}/api/v1/report", timeout=30).content
+        content = httpx.get(f"http://{ours.api}/api/v1/report?settle=60", timeout=120).raise_for_status().content
         return msgspec.json.decode(content, type=Report)
 
 

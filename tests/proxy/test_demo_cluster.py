@@ -16,6 +16,7 @@ import pytest
 from pgtattle.proxy.demo import bookshop
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.errors import UsageError
+from tests import debian
 from tests.conftest import Database
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +34,8 @@ def test_both_versions_of_the_wheel(postgres16: Cluster, postgres18: Cluster) ->
         assert int(str(value(cluster.dsn(), "SHOW server_version_num"))) // 10_000 == version
 
 
-def test_an_installed_server(postgres15: Cluster) -> None:
-    assert str(value(postgres15.dsn(), "SHOW server_version")).startswith("15.")
+def test_an_installed_server(debian_postgres: Cluster) -> None:
+    assert str(value(debian_postgres.dsn(), "SHOW server_version")).startswith(f"{debian.VERSION}.")
 
 
 def test_the_password_is_asked_for(postgres18: Cluster) -> None:

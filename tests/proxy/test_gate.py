@@ -10,16 +10,19 @@ import pytest
 from pgtattle.proxy.dsn import upstream
 from pgtattle.proxy.environment import child_environment, rewrite_url
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.gate import FailOn, Known, judge, read_baseline, write_baseline
+from pgtattle.proxy.gate import FailOn, Known, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import (
     ChattyEvidence,
     Evidence,
     FindingView,
     RepeatEvidence,
+    Report,
     Severity,
     SlowEvidence,
     Suggestion,
+    UnitRef,
 )
+from tests.proxy.records import session
 
 
 def repeats(count: int) -> RepeatEvidence:
@@ -150,3 +153,18 @@ def test_the_environment_of_the_command() -> None:
         "DATABASE_URL": "postgresql://u:geheim@127.0.0.1:9/d?sslmode=disable",
         "MY": "postgres://u@127.0.0.1:9/d?sslmode=disable",
     }
+
+
+def test_what_happened_counts_and_what_is_of_the_schema_counts_as_it_is() -> None:
+    unit = UnitRef(kind="request", key="r")
+    loop = msgspec.structs.replace(finding("loop"), unit=unit)
+    every = [msgspec.structs.replace(one, state="gone") for one in (loop, finding("index"))]
+    assert [one.id for one in judge(every, "high", {}).failing] == ["loop"]
+    improved = msgspec.structs.replace(loop, state="improved")
+    assert [one.id for one in judge([improved], "high", {}).failing] == ["loop"]
+
+
+def test_a_report_shows_what_the_baseline_excuses() -> None:
+    report = Report(session=session(), findings=[finding("a"), finding("b", "low")], statements=[])
+    shown = marked(report, {"a": Known("known")}).findings
+    assert [(one.id, one.state) for one in shown] == [("b", "open"), ("a", "ignored")]

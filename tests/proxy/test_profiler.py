@@ -9,6 +9,7 @@ import pytest
 
 from pgtattle.proxy.profiler import Profiler
 from pgtattle.proxy.wire.control import BATCH_HEAD, Flush, Flushed
+from tests.waiting import eventually
 
 Message = bytes | Flushed | None
 
@@ -89,6 +90,9 @@ def test_who_asks_to_settle_waits_for_what_the_relay_had_read_and_for_the_units_
         await asyncio.sleep(0)
         assert not settling.done()
         link.messages.put_nowait(heartbeat(3))
+        await eventually(lambda: Flush(2) in link.sent)
+        assert not settling.done()
+        link.messages.put_nowait(Flushed(2))
         await asyncio.wait_for(settling, 60)
         link.messages.put_nowait(None)
         await consuming

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from pgtattle.proxy import upstream
+from pgtattle.proxy.demo.cluster import free_port
 from pgtattle.proxy.errors import UpstreamUnreachable
 from pgtattle.proxy.settings import Address, Upstream
 from pgtattle.proxy.tap import Line, Tap
@@ -35,12 +36,6 @@ def endpoint(port: int) -> Endpoint:
 
 def several(*ports: int) -> Upstream:
     return Upstream(addresses=tuple(Address("127.0.0.1", port) for port in ports), dsn="", connect_seconds=1)
-
-
-def dead_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Host:
@@ -73,7 +68,7 @@ async def host(seconds: float = 0.0) -> AsyncIterator[Host]:
 def test_a_cancel_goes_to_the_one_that_has_the_session_and_waits_for_it_alone() -> None:
     async def test() -> None:
         async with host() as other, host(0.2) as holder:
-            await upstream.cancel(several(other.port, holder.port, dead_port()), [endpoint(holder.port)], PACKET)
+            await upstream.cancel(several(other.port, holder.port, free_port()), [endpoint(holder.port)], PACKET)
             assert asyncio.get_running_loop().time() >= holder.closed_at > 0
             assert (other.got, holder.got) == ([], [PACKET])
 
@@ -83,7 +78,7 @@ def test_a_cancel_goes_to_the_one_that_has_the_session_and_waits_for_it_alone() 
 def test_a_cancel_that_belongs_to_no_session_of_ours_is_told_to_all() -> None:
     async def test() -> None:
         async with host() as first, host(0.2) as second:
-            await upstream.cancel(several(first.port, dead_port(), second.port), [], PACKET)
+            await upstream.cancel(several(first.port, free_port(), second.port), [], PACKET)
             assert (first.got, second.got) == ([PACKET], [PACKET])
             assert asyncio.get_running_loop().time() >= second.closed_at > 0
 
@@ -92,7 +87,7 @@ def test_a_cancel_that_belongs_to_no_session_of_ours_is_told_to_all() -> None:
 
 def test_a_cancel_that_reaches_nobody_says_so() -> None:
     async def test() -> None:
-        port = dead_port()
+        port = free_port()
         for endpoints in ([], [endpoint(port)]):
             with pytest.raises(UpstreamUnreachable, match=rf"127\.0\.0\.1:{port}: Connection refused"):
                 await upstream.cancel(several(port), endpoints, PACKET)
@@ -112,7 +107,7 @@ def test_a_host_that_takes_no_connection_is_left_for_the_next() -> None:
                 waiting.setblocking(False)
                 waiting.connect_ex(("127.0.0.1", port))
             async with host() as living:
-                leg = await upstream.connect(several(port, dead_port(), living.port), asyncio.Protocol)
+                leg = await upstream.connect(several(port, free_port(), living.port), asyncio.Protocol)
                 assert leg.endpoint == endpoint(living.port)
                 leg.transport.abort()
 

@@ -43,7 +43,7 @@ class PytestSuite:
 
     def prepare(self, workshop: Workshop, server_version: int) -> str:
         if self.contrib and server_version not in CONTRIB:
-            raise Unavailable("its tests want hstore and citext: install Debian's postgresql-15, add --postgres 15")
+            raise Unavailable("its tests want hstore and citext: install Debian's postgresql")
         self._source = workshop.sdist(self.package, self.version) if self.version else workshop.source(self.name)
         requirements = [one.format(source=self._source, version=self.version) for one in self.requirements]
         self._python = workshop.python(self.name, [*requirements, *PYTEST])
