@@ -11,7 +11,7 @@ PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c analyzers
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow test-all steady check artifact image orm compat fuzz bench screenshot requirements clean
+.PHONY: help venv demo test test-slow test-all steady check artifact image orm verdicts compat fuzz bench screenshot requirements clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ image: .venv/.dev ## build the image with buildah and try it (as root; ten minut
 
 bench: .venv/wheel/.built ## compare the wheel with a direct connection and with PgBouncer
 	.venv/wheel/bin/python -m benchmarks $(ARGS)
+
+verdicts: .venv/.dev ## one suite again and again, half of the times beside load: is the verdict the same
+	@$(BIN)/python -m tests.verdicts $(ARGS)
 
 orm: .venv/.dev ## a sick and a cured shop in every ORM: is the one found, the other let alone
 	@$(BIN)/python -m tests.orm $(ARGS)
