@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -38,6 +38,13 @@ class Output(Struct, frozen=True):
     path: str
 
 
+class Drains(Protocol):
+    """A proxy that can be drained."""
+
+    async def drain(self) -> None:
+        """Return when nothing is under way any more."""
+
+
 class Gate(Struct, frozen=True, kw_only=True):
     """What decides the exit code of `run`."""
 
@@ -62,7 +69,7 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)
         await stop.wait()
-        return await _drained(proxy, again)
+        return await drained(proxy, again)
 
 
 async def run(
@@ -104,7 +111,7 @@ async def watch(settings: Settings) -> int:
         code = await dashboard(addresses.api)
         again = asyncio.Event()
         _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set())
-        return await _drained(proxy, again) or code
+        return await drained(proxy, again) or code
 
 
 async def dashboard(api: str, seconds: float | None = None) -> int:
@@ -117,6 +124,20 @@ async def dashboard(api: str, seconds: float | None = None) -> int:
         _signal(process, signal.SIGTERM)
         await process.wait()
         return 0
+
+
+async def drained(proxy: Drains, again: asyncio.Event) -> int:
+    """Let what runs come to its end, or until `again` is set; the exit code. A drain that fails is not one."""
+    drain, second = asyncio.create_task(proxy.drain()), asyncio.create_task(again.wait())
+    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+    failure = drain.exception() if drain.done() else None
+    for task in (drain, second):
+        task.cancel()
+    await asyncio.wait({drain, second})
+    if failure is None:
+        return 0
+    say(f"pgtattle: the drain failed and sessions may have been cut: {type(failure).__name__}: {failure}")
+    return DRAIN_FAILED
 
 
 @contextlib.contextmanager
@@ -216,20 +237,6 @@ async def _proxy(settings: Settings) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await proxy.stop()
-
-
-async def _drained(proxy: Proxy, again: asyncio.Event) -> int:
-    """Let what runs come to its end, or until `again` is set; the exit code. A drain that fails is not one."""
-    drain, second = asyncio.create_task(proxy.drain()), asyncio.create_task(again.wait())
-    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
-    failure = drain.exception() if drain.done() else None
-    for task in (drain, second):
-        task.cancel()
-    await asyncio.wait({drain, second})
-    if failure is None:
-        return 0
-    say(f"pgtattle: the drain failed and sessions may have been cut: {type(failure).__name__}: {failure}")
-    return DRAIN_FAILED
 
 
 async def _command(command: Sequence[str], environment: dict[str, str]) -> int:
