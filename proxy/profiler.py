@@ -96,8 +96,9 @@ class Profiler:
         servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
             servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
-        tasks = [asyncio.create_task(server) for server in servers]
-        tasks.append(asyncio.create_task(self._watch_side_connection()))
+        tasks = [asyncio.create_task(each) for each in (*servers, self._watch_side_connection())]
+        for task in tasks:
+            task.add_done_callback(self._ended)
         gc.freeze()
         # What flows is made of records without cycles: looking for some at every few hundred of them finds nothing.
         gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -235,11 +236,17 @@ class Profiler:
             task = asyncio.create_task(self._answer(question))
             self._questions.add(task)
             task.add_done_callback(self._questions.discard)
+            task.add_done_callback(self._ended)
 
     async def _answer(self, question: Question) -> None:
         answer = await self._planner.ask(question)
         self._tell_explain()
         self._pipeline.answer(answer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What fails in the background is not lost; the words of an error may hold values."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a task of the profiler failed", task=task.get_name(), error=type(error).__name__)
 
     def _give_up(self, connection: int, reason: str) -> None:
         self._log.warning(
