@@ -197,7 +197,8 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
         )
     for finding in report.findings:
         mark = "excused" if finding in verdict.excused else finding.severity
-        say(f"  {mark:8} {finding.rule}: {finding.title}")
+        since = "" if finding.state == "open" else f" ({finding.state})"
+        say(f"  {mark:8} {finding.rule}: {finding.title}{since}")
     for stale in verdict.stale:
         say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale]}")
     if session.shed or session.lost:
