@@ -265,8 +265,9 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
         )
     for finding in report.findings:
         mark = "excused" if finding in verdict.excused else finding.severity
+        since = "" if finding.state == "open" else f" ({finding.state})"
         worse = f" ({baseline[finding.id].count} in {gate.baseline})" if finding in verdict.worse else ""
-        say(f"  {mark:8} {finding.rule}: {finding.title}{worse}")
+        say(f"  {mark:8} {finding.rule}: {finding.title}{since}{worse}")
     for stale in verdict.stale:
         say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale].title}")
     if session.shed or session.lost:
