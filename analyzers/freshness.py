@@ -19,7 +19,7 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import ChattyEvidence, Cost, LoopEvidence, State, WriteLoopEvidence
 
 ENOUGH: Final = 3
-"""Units in a row that show a cure; of a route that is healthy now and then, twice the longest such row so far."""
+"""Units in a row that show a cure; where such rows ended in another occurrence, twice the longest but one of them."""
 MOST: Final = 50
 HALF: Final = 0.5
 KEPT: Final = 9
@@ -32,11 +32,11 @@ MAX_FINDINGS: Final = 20
 class _Followed:
     """One finding. `before` and `sizes` are of units with it, `after` of the units in a row without it, or with less.
 
-    `clean` units in a row had nothing of it, `small` ones half of it at most; `pause` is the longest row of clean ones
-    that ended with another occurrence.
+    `clean` units in a row had nothing of it, `small` ones half of it at most; `pauses` are the two longest rows of
+    clean ones that ended with another occurrence: one of them is code that was mended and broken again.
     """
 
-    __slots__ = ("after", "before", "clean", "id", "pause", "shown", "sizes", "small", "state", "worst")
+    __slots__ = ("after", "before", "clean", "id", "pauses", "shown", "sizes", "small", "state", "worst")
 
     def __init__(self, finding: Finding) -> None:
         self.id = finding.id
@@ -45,7 +45,8 @@ class _Followed:
         self.before: list[tuple[int, int]] = []
         self.after: list[tuple[int, int]] = []
         self.sizes: list[int] = []
-        self.clean = self.small = self.pause = 0
+        self.clean = self.small = 0
+        self.pauses = (0, 0)
         self.shown: Progress | None = None
 
     @property
@@ -54,8 +55,8 @@ class _Followed:
         return float(median(self.sizes)) if self.sizes else 0.0
 
     def occurred(self, finding: Finding, size: int, cost: tuple[int, int]) -> None:
-        if self.clean:
-            self.pause = max(self.pause, self.clean)
+        longest, second = self.pauses
+        self.pauses = (max(longest, self.clean), max(second, min(longest, self.clean)))
         self.clean = 0
         if self.sizes and size <= HALF * self.size:
             self._shrunk(cost)
@@ -89,7 +90,7 @@ class _Followed:
 
     @property
     def _enough(self) -> int:
-        return min(MOST, max(ENOUGH, 2 * self.pause))
+        return min(MOST, max(ENOUGH, 2 * self.pauses[1]))
 
     def progress(self) -> Progress | None:
         """What there is to say, if it is news."""
@@ -134,7 +135,7 @@ class Freshness:
             _add(changed, one.progress())
         for one in followed:
             if one.id not in found:
-                _without(one, executions, cost)
+                _without(one, executions, cost, bool(unit.route))
                 _add(changed, one.progress())
         return changed
 
@@ -168,27 +169,30 @@ def _entry(unit: Unit) -> str:
     return ""
 
 
-def _without(one: _Followed, executions: Sequence[Execution], cost: tuple[int, int]) -> None:
+def _without(one: _Followed, executions: Sequence[Execution], cost: tuple[int, int], routed: bool) -> None:
     """A unit of the entry in which the finding was not: it may be cured, or the unit had nothing to do."""
-    if not _had_reason(one, executions):
-        return
     size = _size(one.worst, executions)
+    if not _had_reason(one, executions, routed or (size > 0 and bool(one.worst.fingerprints))):
+        return
     if size <= 1 or isinstance(one.worst.evidence, ChattyEvidence):
         one.was_clean(cost)
     elif size <= HALF * one.size:
         one.was_small(cost)
 
 
-def _had_reason(one: _Followed, executions: Sequence[Execution]) -> bool:
-    """False where a unit would have been without it anyway: few rows drove the loop, or few were written."""
+def _had_reason(one: _Followed, executions: Sequence[Execution], same: bool) -> bool:
+    """False where a unit would have been without it anyway: few rows drove the loop, or few were written.
+
+    Where neither a route nor the statement itself says that it is the `same` piece of work, the parent must.
+    """
     evidence = one.worst.evidence
     least = HALF * one.size
     if isinstance(evidence, LoopEvidence) and evidence.parent_sql:
         rows = [each.rows for each in executions if each.text.statement.sql == evidence.parent_sql]
-        return not rows or max(rows) >= least
+        return max(rows) >= least if rows else same
     if isinstance(evidence, WriteLoopEvidence):
         return sum([each.rows for each in executions if each.text.statement.kind != "read"]) >= least
-    return True
+    return same
 
 
 def _size(finding: Finding, executions: Sequence[Execution]) -> int:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -41,6 +41,13 @@ class Output(Struct, frozen=True):
     path: str
 
 
+class Drains(Protocol):
+    """A proxy that can be drained."""
+
+    async def drain(self) -> None:
+        """Return when nothing is under way any more."""
+
+
 class Gate(Struct, frozen=True, kw_only=True):
     """What decides the exit code of `run`."""
 
@@ -69,7 +76,7 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
             print(msgspec.json.encode(addresses).decode(), flush=True)
         async with _beside(announce.narrate(proxy, addresses, asyncio.Event())):
             await stop.wait()
-        return await _drained(proxy, again)
+        return await drained(proxy, again)
 
 
 async def run(
@@ -121,7 +128,7 @@ async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
             code = await dashboard(addresses.api, owns=True)
         report = await proxy.finish(SUMMARY_SECONDS)
         _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set())
-        code = await _drained(proxy, again) or code
+        code = await drained(proxy, again) or code
     if report is None:
         say(f"pgtattle: there is no summary: {proxy.why_no_report}")
         return code
@@ -148,6 +155,20 @@ async def dashboard(api: str, seconds: float | None = None, *, owns: bool = Fals
         if process.returncode is None:
             _signal(process, signal.SIGTERM)
             await process.wait()
+
+
+async def drained(proxy: Drains, again: asyncio.Event) -> int:
+    """Let what runs come to its end, or until `again` is set; the exit code. A drain that fails is not one."""
+    drain, second = asyncio.create_task(proxy.drain()), asyncio.create_task(again.wait())
+    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+    failure = drain.exception() if drain.done() else None
+    for task in (drain, second):
+        task.cancel()
+    await asyncio.wait({drain, second})
+    if failure is None:
+        return 0
+    say(f"pgtattle: the drain failed and sessions may have been cut: {type(failure).__name__}: {failure}")
+    return DRAIN_FAILED
 
 
 @contextlib.contextmanager
@@ -244,8 +265,9 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
         )
     for finding in report.findings:
         mark = "excused" if finding in verdict.excused else finding.severity
+        since = "" if finding.state == "open" else f" ({finding.state})"
         worse = f" ({baseline[finding.id].count} in {gate.baseline})" if finding in verdict.worse else ""
-        say(f"  {mark:8} {finding.rule}: {finding.title}{worse}")
+        say(f"  {mark:8} {finding.rule}: {finding.title}{since}{worse}")
     for stale in verdict.stale:
         say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale].title}")
     if session.shed or session.lost:
@@ -281,20 +303,6 @@ async def _proxy(settings: Settings) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await proxy.stop()
-
-
-async def _drained(proxy: Proxy, again: asyncio.Event) -> int:
-    """Let what runs come to its end, or until `again` is set; the exit code. A drain that fails is not one."""
-    drain, second = asyncio.create_task(proxy.drain()), asyncio.create_task(again.wait())
-    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
-    failure = drain.exception() if drain.done() else None
-    for task in (drain, second):
-        task.cancel()
-    await asyncio.wait({drain, second})
-    if failure is None:
-        return 0
-    say(f"pgtattle: the drain failed and sessions may have been cut: {type(failure).__name__}: {failure}")
-    return DRAIN_FAILED
 
 
 async def _command(command: Sequence[str], environment: dict[str, str]) -> int:

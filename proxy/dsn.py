@@ -110,15 +110,17 @@ def upstream(dsn: str, environment: Mapping[str, str]) -> Upstream:
 
 
 def analyze_dsn(dsn: str, server: Upstream) -> str:
-    """The side connection's own string for libpq: what it leaves out is the upstream's, but for user and password."""
+    """The side connection's own string for libpq: what it leaves out is the upstream's, but for user and password. Of
+    another server only the database's name is the same.
+    """
     given = _known(dsn)[0]
-    parameters = parse(server.dsn)
+    elsewhere = "host" in given or "hostaddr" in given
+    parameters = {"dbname": server.database} if elsewhere else parse(server.dsn)
     if "user" in given:
-        del parameters["user"]
-    if "host" in given or "hostaddr" in given:
-        for key in _PLACE_KEYS:
-            parameters.pop(key, None)
-    return _keywords(parameters | given)
+        parameters.pop("user", None)
+    completed = _upstream(_keywords(parameters | given), {})
+    secret = {"password": completed.password} if completed.password else {}
+    return _keywords(parse(completed.dsn) | secret)
 
 
 def _upstream(dsn: str, environment: Mapping[str, str]) -> Upstream:

@@ -51,6 +51,7 @@ class Metrics:
         self._evicted = evicted
         self._ledger = findings
         self._relay = RelayCounters()
+        self.task_failures = 0
         self._explain_available = False
         self._fallbacks: Mapping[str, int] = {}
         self._commands = _Admitted(MAX_VALUES)
@@ -284,8 +285,9 @@ class Metrics:
             [((_label(reason),), count) for reason, count in list(relay.opaque.items())[:MAX_VALUES]],
         )
         yield _counter("pgtattle_profiler_restarts", "Restarts of the profiler process.", [], [((), relay.restarts)])
-        failures = "Background tasks and callbacks of the relay that failed; the log has a line for each."
-        yield _counter("pgtattle_task_failures", failures, [], [((), relay.task_failures)])
+        failures = "Background tasks of the relay and the profiler that failed; the log has a line for each."
+        failed = relay.task_failures + self.task_failures
+        yield _counter("pgtattle_task_failures", failures, [], [((), failed)])
 
 
 class _Admitted:

@@ -23,11 +23,15 @@ OLDEST: Final = 13
 CONNECT_SECONDS: Final = 5
 
 _UNREADABLE: Final = """
-    SELECT count(*), min(format('%I.%I', n.nspname, c.relname)) FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-    AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
-    AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+    SELECT count(*), count(*) FILTER (WHERE hidden), min(name) FILTER (WHERE hidden) FROM (
+        SELECT format('%I.%I', n.nspname, c.relname) AS name,
+            NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')) AS hidden
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+        AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
+        -- Of a partition nobody needs rights who comes by its parent.
+        AND NOT c.relispartition
+    ) AS of_users
 """
 _CATALOGUE: Final = """
     SELECT coalesce(string_agg(one, ', '), '') FROM unnest(array['pg_class', 'pg_index', 'pg_stats', 'pg_constraint'])
@@ -196,19 +200,17 @@ def _rights(connection: _Connection) -> Iterator[Check]:
             words=f"{user} may not read {hidden}",
             cure=f"GRANT SELECT ON {hidden} TO {role};",
         )
-    count, example = _one(connection, _UNREADABLE)
+    tables, count, example = _one(connection, _UNREADABLE)
     if not count:
         yield Check(name=EXPLAIN, state="ok", words=f"works as {user} in {database}")
         return
-    tables = "1 table" if count == 1 else f"{count:,} tables"
-    old = connection.info.server_version < 140_000
     schema = str(example).split(".", 1)[0]
     yield Check(
         name=EXPLAIN,
-        state="warn",
-        words=f"works as {user}, but not for {tables} that {user} may not read, such as {example}",
+        state="failed" if count == tables else "warn",
+        words=f"{user} may not read {count:,} of {tables:,} tables, such as {example}: their queries cannot be planned",
         cure=f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};"
-        if old
+        if connection.info.server_version < 140_000
         else f"GRANT pg_read_all_data TO {role};  (or a role that may: PGTATTLE_ANALYZE_DSN)",
     )
 

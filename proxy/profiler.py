@@ -105,8 +105,9 @@ class Profiler:
         servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
             servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
-        tasks = [asyncio.create_task(server) for server in servers]
-        tasks.append(asyncio.create_task(self._watch_server()))
+        tasks = [asyncio.create_task(each) for each in (*servers, self._watch_server())]
+        for task in tasks:
+            task.add_done_callback(self._ended)
         gc.freeze()
         # What flows is made of records without cycles: looking for some at every few hundred of them finds nothing.
         gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -276,14 +277,19 @@ class Profiler:
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._questions.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("an answer of the planner could not be taken", error=repr(error))
+        self._ended(task)
         self._progressed()
 
     async def _answer(self, question: Question) -> None:
         answer = await self._planner.ask(question)
         self._tell_checks()
         self._pipeline.answer(answer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What fails in the background is not lost; the words of an error may hold values."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._metrics.task_failures += 1
+            self._log.error("background task failed", task=task.get_name(), error=type(error).__name__)
 
     def _give_up(self, connection: int, reason: str) -> None:
         self._log.warning(

@@ -117,13 +117,13 @@ class Proxy:
             restarts=self._supervisor.restarts if self._supervisor is not None else 0,
             opaque=dict(tap.opaque),
             queue_bytes=tap.queue_bytes,
-            failure=self.failure,
+            failure=self._supervisor.public_failure if self._supervisor is not None else "",
             task_failures=self._tasks.failures,
         )
 
     @property
     def failure(self) -> str:
-        """Why nothing is analyzed, in words; empty while a profiler can run."""
+        """Why nothing is analyzed, in words for who started it; empty while a profiler can run."""
         return self._supervisor.failure if self._supervisor is not None else ""
 
     @property

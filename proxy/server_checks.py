@@ -42,7 +42,7 @@ def of_server(upstream: Upstream, failure: str | None, version: str, explain: Ex
         second = Check(name=EXPLAIN, state="failed", words="needs a server that answers")
     else:
         second = _explain(explain)
-    return [first, second, _hypopg(explain)]
+    return [first, second, _hypopg(explain, version.partition(".")[0])]
 
 
 def _explain(explain: ExplainView) -> Check:
@@ -50,10 +50,11 @@ def _explain(explain: ExplainView) -> Check:
     return Check(name=EXPLAIN, state=_EXPLAIN_STATES[explain.state], words=words, cure=explain.cure)
 
 
-def _hypopg(explain: ExplainView) -> Check:
+def _hypopg(explain: ExplainView, major: str) -> Check:
     if explain.hypopg:
         return Check(name=HYPOPG, state="ok", words="installed")
     if explain.state in ("ok", "no_rights"):
         words = "not installed in this database: a suggested index is not tried"
-        return Check(name=HYPOPG, state="warn", words=words, cure="CREATE EXTENSION hypopg;")
+        cure = f"CREATE EXTENSION hypopg;  (the server needs the package postgresql-{major}-hypopg)"
+        return Check(name=HYPOPG, state="warn", words=words, cure=cure)
     return Check(name=HYPOPG, state="unknown", words="not known without EXPLAIN")

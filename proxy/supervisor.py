@@ -65,8 +65,8 @@ DEATHS: Final = 3
 class Supervisor:
     """One session's profiler processes, one after another.
 
-    `failure` says, once three in a row died within ten seconds of their start, that nothing is analyzed and why; it is
-    empty again when one lives.
+    Once three in a row died within ten seconds of their start, `public_failure` says that nothing is analyzed and why;
+    it is empty again when one lives.
     """
 
     def __init__(
@@ -80,8 +80,7 @@ class Supervisor:
         tasks: Tasks,
     ) -> None:
         self.restarts = 0
-        self.failure = ""
-        self.ended = ""
+        self.public_failure = ""
         self._tap = tap
         self._counters = counters
         self._api = api
@@ -103,7 +102,7 @@ class Supervisor:
             self._standins.append(StandIn(self._loop, tasks, metrics, lambda: self._why(False)))
         self._process: subprocess.Popen[bytes] | None = None
         self._output: ChildOutput | None = None
-        self._last_words = self._hung = ""
+        self._ended = self._last_words = self._hung = ""
         self._link: _Link | None = None
         self._stopping = False
         self._deaths = 0
@@ -123,9 +122,15 @@ class Supervisor:
         return self._process.pid if self._process is not None else 0
 
     @property
+    def failure(self) -> str:
+        """The failure with the profiler's last words, which may name what was queried: for who started it."""
+        words = f". Its last words: {self._last_words}" if self._last_words else ""
+        return f"{self.public_failure}{words}" if self.public_failure else ""
+
+    @property
     def why_no_report(self) -> str:
         """Why `finish` gave none, in words."""
-        ended = f"the profiler ended ({self.ended}) before the report was there" if self.ended else ""
+        ended = f"the profiler ended ({self._ended}) before the report was there" if self._ended else ""
         return self.failure or ended or "the analysis did not end in time"
 
     async def start(self) -> None:
@@ -156,10 +161,10 @@ class Supervisor:
                 self._tap.finish()
                 # Other connections may go on; what is sent until then is enough.
                 deadline = self._loop.time() + SETTLE_LIMIT_SECONDS
-                while not self.failure and not self._tap.settle() and self._loop.time() < deadline:
+                while not self.public_failure and not self._tap.settle() and self._loop.time() < deadline:
                     await asyncio.sleep(SETTLE_SECONDS)
                 link = self._link
-                if link is None or self.failure:
+                if link is None or self.public_failure:
                     return None
                 self._finished = self._loop.create_future()
                 link.send(Counters(self._counters()))
@@ -205,11 +210,10 @@ class Supervisor:
         self._started_at = time.monotonic()
         assert process.stdout is not None
         self._output = ChildOutput(self._loop, process.stdout, self._hello.settings.log_file)
-        link = _Link(self._received, self._lost)
+        link = self._link = _Link(self._received, self._lost)
+        self._set_timer(START_LIMIT_SECONDS, self._hangs)
         await self._loop.create_connection(lambda: link, sock=ours)
         link.send(self._hello)
-        self._link = link
-        self._set_timer(START_LIMIT_SECONDS, self._hangs)
 
     def _launch(self, link: socket.socket) -> subprocess.Popen[bytes]:
         descriptors = [link.fileno(), self._api.fileno()]
@@ -267,9 +271,9 @@ class Supervisor:
 
     def _lives(self) -> None:
         """A profiler has lived long enough."""
-        if self.failure:
+        if self.public_failure:
             self._log.info("a profiler runs again", restarts=self.restarts)
-        self.failure = ""
+        self.public_failure = self._ended = ""
         self._failed.clear()
         self._deaths = 0
 
@@ -293,13 +297,13 @@ class Supervisor:
         await self._end(process, END_SECONDS)
         output.close()
         self._output = None
-        self.ended, self._last_words = self._hung or _ending(process.returncode), output.last_words
+        self._ended, self._last_words = self._hung or _ending(process.returncode), output.last_words
         self._hung = ""
         delay = BACKOFF_SECONDS[min(self._deaths, len(BACKOFF_SECONDS) - 1)]
         self._deaths += 1
         self.restarts += 1
         self._log.warning(
-            "profiler ended, starting another", exit=self.ended, delay_seconds=delay, restarts=self.restarts
+            "profiler ended, starting another", exit=self._ended, delay_seconds=delay, restarts=self.restarts
         )
         if self._deaths >= DEATHS:
             self._fail()
@@ -314,24 +318,20 @@ class Supervisor:
 
     def _fail(self) -> None:
         """Say it once, however often it is tried again."""
-        said = bool(self.failure)
-        self.failure = (
-            f"the profiler cannot run ({self.ended}, {self._deaths} in a row): traffic goes on, nothing is analyzed; "
+        said = bool(self.public_failure)
+        self.public_failure = (
+            f"the profiler cannot run ({self._ended}, {self._deaths} in a row): traffic goes on, nothing is analyzed; "
             f"it is tried again every {BACKOFF_SECONDS[-1]:g} s"
         )
         self._failed.set()
         if not said:
-            self._log.error(self._told(True))
+            self._log.error(self.failure)
 
-    def _told(self, words: bool) -> str:
-        """The failure, with the last words where only its owner can read them: they may name what was queried."""
-        return f"{self.failure}. Its last words: {self._last_words}" if words and self._last_words else self.failure
-
-    def _why(self, words: bool) -> str:
+    def _why(self, private: bool) -> str:
         """Why no profiler answers now."""
-        if self.failure:
-            return self._told(words)
-        ended = f"the profiler ended ({self.ended}), " if self.ended else ""
+        if self.public_failure:
+            return self.failure if private else self.public_failure
+        ended = f"the profiler ended ({self._ended}), " if self._ended else ""
         return f"{ended}a profiler is starting: traffic goes on, try again in a moment"
 
     async def _end(self, process: subprocess.Popen[bytes], seconds: float) -> None:

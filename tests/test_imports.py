@@ -26,8 +26,8 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "announce", "server", "supervisor", "standin", "child_output", "relay", "tap", "listeners", "wire.frames",
-        "wire.startup",
+        "announce", "server", "supervisor", "standin", "child_output", "relay", "dismissals", "tap", "listeners",
+        "wire.frames", "wire.startup",
     ],
 )  # fmt: skip
 def test_the_relay_process_loads_no_analysis(module: str) -> None:

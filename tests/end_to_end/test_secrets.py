@@ -208,7 +208,7 @@ def found_in(served: Served, secrets: Secrets, log: Path) -> list[tuple[str, str
     ]
 
 
-@pytest.mark.parametrize("values", ["redacted", "hidden"])
+@pytest.mark.parametrize("values", ["redacted", pytest.param("hidden", marks=pytest.mark.slow)])
 def test_no_output_holds_a_secret(values: str, trusting: Database, serve: Serve, tmp_path: Path) -> None:
     log, secrets = tmp_path / "log", Secrets()
     with log.open("w") as stderr:

@@ -180,13 +180,14 @@ def test_a_side_connection_that_is_refused_is_said_everywhere(
     log = tmp_path / "log"
     with log.open("w") as stderr:
         served = serve(database, "--analyze-dsn", reader, stderr=stderr)
-    wait_for(lambda: "EXPLAIN is not available" in log.read_text())
-    (line,) = [line for line in log.read_text().splitlines() if "EXPLAIN is not available" in line]
-    assert "password authentication failed" in line
-    assert "PGTATTLE_ANALYZE_DSN" in line
+    wait_for(lambda: "HypoPG" in log.read_text())
+    banner = log.read_text()
+    assert "✗ EXPLAIN" in banner
+    assert "password authentication failed" in banner
+    assert "PGTATTLE_ANALYZE_DSN" in banner
     session = served.report().session
     assert session.explain.state == "refused"
-    assert session.explain.cure in line
+    assert session.explain.cure in banner
     assert any("EXPLAIN is not available" in note for note in session.notes)
     ready = served.get("/readyz")
     assert ready.status_code == 200

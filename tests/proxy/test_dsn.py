@@ -146,7 +146,10 @@ def test_the_side_connections_own_string_is_completed() -> None:
         **{"user": "reader", "password": "own"},
     }
     other = psycopg.conninfo.conninfo_to_dict(dsn.analyze_dsn("postgresql+psycopg://reader@replica/", server))
-    assert (other["host"], other.get("port"), other["user"], other["dbname"]) == ("replica", None, "reader", "shop")
+    assert other.pop("sslrootcert", "system") == "system"
+    assert other == {"host": "replica", "user": "reader", "dbname": "shop", "sslmode": "verify-full"}
+    here = psycopg.conninfo.conninfo_to_dict(dsn.analyze_dsn("host=/tmp user=reader dbname=copy", server))
+    assert here == {"host": "/tmp", "user": "reader", "dbname": "copy"}
 
 
 def test_service_files_are_refused_rather_than_missed() -> None:

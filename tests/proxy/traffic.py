@@ -21,6 +21,7 @@ from pgtattle.analyzers.questions import (
 )
 from pgtattle.analyzers.reports import FORMATS
 from pgtattle.proxy.api import application
+from pgtattle.proxy.claims import Claims
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.pipeline import Pipeline
 from pgtattle.proxy.schema import FindingView, StatementView
@@ -52,7 +53,7 @@ class Traffic:
         self.metrics = Metrics(lambda: self.store.evicted, self.store.ledger)
         self.questions: list[Question] = []
         settings = msgspec.structs.replace(SETTINGS, rules=RuleSettings(**rules))
-        self.pipeline = Pipeline(settings, self.store, self.metrics, self.questions.append, _give_up)
+        self.pipeline = Pipeline(settings, self.store, self.metrics, self.questions.append, _give_up, Claims())
         self._connections = 0
         self._in_transaction: set[int] = set()
 

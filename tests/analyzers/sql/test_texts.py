@@ -298,9 +298,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_costs_bounded_time(name: str) -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     texts = Texts().read(HOSTILE[name])
-    assert time.monotonic() - began < 5
+    # Processor time, of which most take a tenth of a second: what is not bounded takes minutes.
+    assert time.thread_time() - began < 20
     assert all(len(text.sql) <= 65_536 and len(text.slots) <= 256 for text in texts)
 
 
