@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -258,3 +259,31 @@ def test_signals_reach_the_command_and_the_report_is_written(database: Database,
     finally:
         end(process)
     assert calls(report(tmp_path))["SELECT $1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("--baseline", "kept", "--update-baseline"), 2), (("--report", "text=kept"), 4)],
+)
+def test_a_full_disk_leaves_what_was_there_and_is_said(
+    database: Database, tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("# old and dear\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pgtattle.proxy.cli", "run", "--upstream", database.dsn_without_password),
+            *(*arguments, "--", "true"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PGPASSWORD": database.password},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert "File too large" in done.stderr
+    assert "kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kept.read_text() == "# old and dear\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
