@@ -193,7 +193,7 @@ class MissingIndex(Analyzer):
             allowance = self._again_standing if seen.stands else self._again_silent
             if not allowance.take(execution.ended_ns):
                 return ()
-        elif len(self._asked) >= MAX_ASKED:
+        if key not in self._asked and len(self._asked) >= MAX_ASKED:
             del self._asked[next(iter(self._asked))]
         self._asked[key] = seen
         seen.tables = words_of(facts.tables)

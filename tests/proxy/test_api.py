@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.tally import Tally
 from pgtattle.proxy.api import application, metrics_application
 from pgtattle.proxy.events import Connection, Unit
 from pgtattle.proxy.metrics import Metrics
@@ -562,6 +564,24 @@ def test_a_stream_tells_what_happens_as_it_happens(world: World, over: str) -> N
         assert msgspec.convert(data, FindingView) == view
         name, data = events.until("session")
         assert data["executions"] == 5
+
+
+def test_a_stream_tells_of_totals_that_went_on_counting(world: World) -> None:
+    tally = Tally()
+
+    def drawn() -> Finding:
+        return finding(count=tally.count, total_ns=tally.total_ns, tally=tally, draw=drawn)
+
+    with reading(world.serve()) as events:
+        events.until("session")
+        for _ in range(403):
+            tally.add(1_000_000, STARTED_NS)
+            if tally.count == 1:
+                world.store.add_finding(drawn())
+        while events.until("finding")[1]["count"] != 403:
+            pass
+        tally.add(1_000_000, STARTED_NS)
+        assert events.until("finding")[1]["count"] == 404
 
 
 def test_history_replays_executions_and_findings(world: World) -> None:
