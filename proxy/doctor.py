@@ -133,22 +133,22 @@ def seen(sidecar: Sidecar) -> Iterator[Check]:
     """What a running pgtattle has and has not seen of its clients."""
     session = sidecar.session
     if not session.executions:
-        connected = f"{session.connections_total:,} connections and" if session.connections_total else "no connection,"
+        connected = _plural(session.connections_total, "connection") if session.connections_total else "no connection"
         yield Check(
             name="traffic",
             state="failed",
-            words=f"{connected} no query has come through pgtattle yet",
+            words=f"{connected} and no query has come through pgtattle yet",
             cure=f"in the application's environment: export DATABASE_URL='{session.database_url}'",
         )
     else:
-        words = f"{session.executions:,} executions over {session.connections_total:,} connections"
+        words = f"{_plural(session.executions, 'execution')} over {_plural(session.connections_total, 'connection')}"
         yield Check(name="traffic", state="ok", words=f"{words} ({session.connections:,} open)")
         yield _tags(sidecar)
     if session.tls_declined:
         yield Check(
             name="TLS",
             state="failed",
-            words=f"{session.tls_declined:,} connections ended because pgtattle offers them no TLS",
+            words=f"{_plural(session.tls_declined, 'connection')} ended because pgtattle offers them no TLS",
             cure="set sslmode=disable in the application's URL, or start pgtattle with --tls-cert and --tls-key",
         )
     for note in session.notes:
@@ -162,6 +162,10 @@ def seen(sidecar: Sidecar) -> Iterator[Check]:
     if session.restarts:
         words = f"the profiler was started again {session.restarts:,} times; the log says why"
         yield Check(name="restarts", state="warn", words=words)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _tags(sidecar: Sidecar) -> Check:

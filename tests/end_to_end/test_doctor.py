@@ -204,7 +204,7 @@ def test_who_bypasses_a_running_pgtattle_is_named(database: Database, serve: Ser
     with psycopg.connect(database.dsn, application_name="the shop"):
         found = ask(served, database)
         assert found["pgtattle"].startswith(f"✓ runs: clients at {served.addresses['listen']}")
-        assert found["traffic"].startswith("✗ no connection, no query")
+        assert found["traffic"].startswith("✗ no connection and no query")
         assert f"@{served.addresses['listen']}/{database.name}" in found["traffic"]
         assert found["bypass"].startswith("✗ 1 session does not come through pgtattle: the shop from 127.0.0.1")
         with psycopg.connect(served.database.dsn, application_name="another") as through:
@@ -241,7 +241,7 @@ def test_tags_and_declined_tls(database: Database, serve: Serve) -> None:
     wait_for(lambda: any(one["kind"] == "request" for one in served.get("/api/v1/units").json()["items"]))
     found = ask(served, database)
     assert found["tags"].startswith("✓")
-    assert found["TLS"].startswith("✗ 1 connections ended because")
+    assert found["TLS"].startswith("✗ 1 connection ended because")
     assert "sslmode=disable" in found["TLS"]
 
 
