@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import socket
 import threading
 
 import psycopg
@@ -14,7 +12,7 @@ import pytest
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve
 from tests.end_to_end.pgbench import Pgbench
-from tests.end_to_end.watching import backends, cancelled
+from tests.end_to_end.watching import backends, cancelled, refused
 from tests.end_to_end.wire import Client, query
 from tests.waiting import PATIENCE, wait_for
 
@@ -42,11 +40,6 @@ def test_a_drain_lets_a_running_exchange_end(database: Database, serve: Serve, n
     assert served.process.wait(PATIENCE) == 0
     thread.join(PATIENCE)
     assert got == [("done",)]
-
-
-def refused(database: Database) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((database.host, database.port)) == errno.ECONNREFUSED
 
 
 def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -173,6 +175,12 @@ def cancelled(connection: psycopg.Connection, cancel: Callable[[], object], clus
     with pytest.raises(psycopg.errors.QueryCanceled), once(lambda: asleep(cluster), cancel):
         connection.execute(SLEEP)
     assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def refused(database: Database) -> bool:
+    """True where nobody listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex((database.host, database.port)) == errno.ECONNREFUSED
 
 
 def backends(database: Database, application: str, state: str = "%") -> int:

@@ -298,9 +298,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_costs_bounded_time(name: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     texts = Texts().read(HOSTILE[name])
-    assert time.monotonic() - began < 5
+    # A second where it is linear, and hours where it is not.
+    assert time.process_time() - began < 30
     assert all(len(text.sql) <= 65_536 and len(text.slots) <= 256 for text in texts)
 
 
