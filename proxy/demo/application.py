@@ -255,7 +255,7 @@ def _office_worker(dsn: str, deadline: float) -> None:
 
 
 def run(dsn: str, seconds: float) -> None:
-    """Serve with three web workers and one of the back office, for so long or until each did all of it often enough."""
+    """Serve with three web workers and one of the back office, so long and until each did everything often enough."""
     deadline = time.monotonic() + seconds
     shop = WebShop(dsn)
     workers = [threading.Thread(target=_web_worker, args=(shop, deadline, 3 * n)) for n in range(3)]

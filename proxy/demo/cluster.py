@@ -19,8 +19,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -36,6 +37,8 @@ FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 60.0
 REMOVE_SECONDS: Final = 2.0
+
+LEAVING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 LOWEST_PORT: Final = 10_000
 _EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -203,7 +206,7 @@ class Cluster:
         }
         command = [str(self._binaries / "postgres"), "-D", str(folder / "data")]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, signals_later():
             self._process = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -228,18 +231,47 @@ class Cluster:
         raise UsageError(f"PostgreSQL did not start: {self.log.read_text()[-500:].strip()}")
 
 
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """A signal that comes within is handled afterwards: a process that was just started is known by then, so that
+    whoever leaves because of the signal can end it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in LEAVING}
+    for number in LEAVING:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
+
+
 def _run_group(command: list[str], folder: Path) -> str:
     """Run a command and give what it said if it failed. When this is interrupted, its children end with it: they would
     go on writing into a folder that is being removed."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder, start_new_session=True, **_as_nobody()
-    )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with signals_later():
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                start_new_session=True,
+                **_as_nobody(),
+            )
         _, said = process.communicate()
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         raise
     return said.decode(errors="replace").strip()[-500:] if process.returncode else ""
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pgtattle.proxy import announce, commands, dsn, log
 from pgtattle.proxy.demo import bookshop
-from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.demo.cluster import Cluster, signals_later
 from pgtattle.proxy.errors import AnalysisIncomplete, PgtattleError
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
@@ -121,11 +121,13 @@ async def _unless_it_fails(proxy: Proxy, work: Coroutine[Any, Any, int]) -> int:
 def _application(cluster: Cluster, listen: str, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
     address = f"postgresql://{cluster.user}:{cluster.password}@{listen}/postgres"
     command = [sys.executable, "-m", "pgtattle.proxy.demo.application", address, "--seconds", str(seconds)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with signals_later():
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         yield process
     finally:
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             process.terminate()
             try:
                 process.wait(3)

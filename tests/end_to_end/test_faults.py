@@ -12,7 +12,7 @@ import pytest
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.conftest import Database, Serve
 from tests.end_to_end.pgbench import Pgbench
-from tests.end_to_end.watching import backends, cancelled
+from tests.end_to_end.watching import backends, cancelled, refused
 from tests.end_to_end.wire import Client, query
 from tests.waiting import PATIENCE, wait_for
 
@@ -40,14 +40,6 @@ def test_a_drain_lets_a_running_exchange_end(database: Database, serve: Serve, n
     assert served.process.wait(PATIENCE) == 0
     thread.join(PATIENCE)
     assert got == [("done",)]
-
-
-def refused(database: Database) -> bool:
-    try:
-        psycopg.connect(database.dsn).close()
-    except psycopg.OperationalError as error:
-        return "pgtattle is shutting down" in str(error)
-    return False
 
 
 def test_a_drain_under_load_cuts_nothing(trusting: Database, serve: Serve) -> None:

@@ -176,6 +176,15 @@ def cancelled(connection: psycopg.Connection, cancel: Callable[[], object], clus
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def refused(database: Database) -> bool:
+    """True where a newcomer is told that the proxy is ending."""
+    try:
+        psycopg.connect(database.dsn).close()
+    except psycopg.OperationalError as error:
+        return "pgtattle is shutting down" in str(error)
+    return False
+
+
 def backends(database: Database, application: str, state: str = "%") -> int:
     """How many sessions of an application the server has, asked past the proxy."""
     direct = Database(

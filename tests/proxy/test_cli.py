@@ -18,7 +18,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import Database, Serve
+from tests.conftest import Database, Serve, end
+from tests.end_to_end.watching import refused
+from tests.waiting import PATIENCE, wait_for
 
 PGTATTLE = (sys.executable, "-m", "pgtattle.proxy.cli")
 DASHBOARD = b"\x1b[?1049h"
@@ -44,7 +46,7 @@ class Terminal:
             more = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "TMPDIR": str(folder)}
             os.execve(command[0], command, {**os.environ, **more, **environment})
 
-    def until(self, text: bytes, seconds: float = 30.0) -> None:
+    def until(self, text: bytes, seconds: float = PATIENCE) -> None:
         """Wait for what it prints."""
         deadline = time.monotonic() + seconds
         while text not in self.output:
@@ -54,7 +56,7 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit code."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -99,6 +101,7 @@ def test_the_demo_opens_the_dashboard_on_a_terminal_and_leaves_nothing(folder: P
     assert sorted(path.name for path in folder.iterdir()) == ["out.json"]
 
 
+@pytest.mark.slow
 def test_the_demo_on_a_terminal_ends_by_itself_when_told_how_long(folder: Path) -> None:
     with terminal([*PGTATTLE, "demo", "--seconds", "10"], folder) as shown:
         shown.until(DASHBOARD)
@@ -112,21 +115,24 @@ def test_the_demo_on_a_terminal_ends_by_itself_when_told_how_long(folder: Path) 
 )
 def test_a_signal_ends_the_demo_and_everything_is_removed(folder: Path, number: int, code: int, moment: str) -> None:
     process = subprocess.Popen(
-        [*PGTATTLE, "demo", "--headless", "--seconds", "60"],
+        [*PGTATTLE, "demo", "--headless", "--seconds", "600"],
         env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stderr is not None
     told = b""
-    while moment.encode() not in told:
-        piece = os.read(process.stderr.fileno(), 4096)
-        assert piece, told
-        told += piece
-    time.sleep(0.3)
-    process.send_signal(number)
-    _, rest = process.communicate(timeout=20)
+    try:
+        while moment.encode() not in told:
+            piece = os.read(process.stderr.fileno(), 4096)
+            assert piece, told
+            told += piece
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=PATIENCE)
+    finally:
+        end(process)
     assert process.returncode == code, rest
     assert b"Traceback" not in told + rest
     assert list(folder.iterdir()) == []
@@ -187,7 +193,9 @@ def test_a_key_reaches_the_command_of_run_once(database: Database, folder: Path)
         "seen = []\n"
         "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
         "print('ready', flush=True)\n"
-        "time.sleep(1.5)\n"
+        "deadline = time.monotonic() + 600\n"
+        "while not seen and time.monotonic() < deadline: time.sleep(0.05)\n"
+        "time.sleep(1.0)\n"
         "print('interrupted', len(seen), 'times', flush=True)\n"
         "sys.exit(5)\n"
     )
@@ -204,7 +212,7 @@ def test_a_second_signal_ends_the_sidecar_at_once(database: Database, serve: Ser
     with psycopg.connect(served.database.dsn) as connection:
         connection.execute("SELECT 1")
         served.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        wait_for(lambda: refused(served.database), "a proxy that takes nobody")
         assert served.process.poll() is None
         assert served.stop() == 0
         with pytest.raises(psycopg.OperationalError):

@@ -181,11 +181,11 @@ def test_the_state_of_a_side_connection_that_works(database: Database) -> None:
     with_planner(database, use)
 
 
-def test_hypopg_is_seen(database15: Database) -> None:
-    assert not with_planner(database15, checked).hypopg
-    with psycopg.connect(database15.dsn) as connection:
+def test_hypopg_is_seen(debian_database: Database) -> None:
+    assert not with_planner(debian_database, checked).hypopg
+    with psycopg.connect(debian_database.dsn) as connection:
         connection.execute("CREATE EXTENSION hypopg")
-    assert with_planner(database15, checked).hypopg
+    assert with_planner(debian_database, checked).hypopg
 
 
 def test_no_password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from pgtattle.analyzers.questions import IndexAnswer, IndexQuestion
@@ -216,7 +214,10 @@ def test_the_server_is_not_asked_more_than_it_can_bear() -> None:
     assert sum(asked[1:]) <= 3 * 60 + 16
 
 
-Page = Callable[[Traffic, int, int], None]
+def over(traffic: Traffic, connection: int, pause: float = 1_000) -> None:
+    """The request is over once its connection serves another one."""
+    traffic.query(connection, f"/*request_id='n{traffic.now}',route='/next'*/ SELECT now()")
+    traffic.pause(pause)
 
 
 def loop(traffic: Traffic, connection: int, turns: int, route: str = "route='/bestsellers',", rows: int = -1) -> None:
@@ -225,20 +226,20 @@ def loop(traffic: Traffic, connection: int, turns: int, route: str = "route='/be
     traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=turns if rows < 0 else rows, ms=2)
     for book in range(turns):
         traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id = {book}", ms=3.6)
-    traffic.pause(600)
+    over(traffic, connection)
 
 
 def batch(traffic: Traffic, connection: int, rows: int = 25) -> None:
     tag = f"/*request_id='r{traffic.now}',route='/bestsellers'*/"
     traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=rows, ms=2)
     traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id IN (1, 2, 3)", rows=rows, ms=2)
-    traffic.pause(600)
+    over(traffic, connection)
 
 
 def joined(traffic: Traffic, connection: int) -> None:
     tag = f"/*request_id='r{traffic.now}',route='/bestsellers'*/"
     traffic.query(connection, f"{tag} SELECT * FROM books JOIN authors USING (id)", rows=25, ms=4)
-    traffic.pause(600)
+    over(traffic, connection)
 
 
 def started(turns: int = 25, times: int = 4) -> tuple[Traffic, int]:
@@ -327,7 +328,7 @@ def test_another_route_cures_nothing() -> None:
         traffic.query(
             connection, f"/*request_id='x{number}',route='/other'*/ SELECT id FROM books ORDER BY sold", rows=25
         )
-        traffic.pause(600)
+        over(traffic, connection)
     assert traffic.finding("n-plus-one").state == "open"
 
 
@@ -339,7 +340,7 @@ def test_without_a_route_the_first_statement_is_the_entry() -> None:
     for _ in range(3):
         traffic.query(connection, f"/*request_id='r{traffic.now}'*/ SELECT id FROM books ORDER BY sold", rows=25)
         traffic.query(connection, f"/*request_id='r{traffic.now}'*/ SELECT * FROM authors WHERE id IN (1, 2)", rows=25)
-        traffic.pause(600)
+        over(traffic, connection)
     assert traffic.finding("n-plus-one").state == "gone"
 
 
@@ -352,7 +353,7 @@ def test_without_a_route_other_work_that_begins_alike_cures_nothing() -> None:
         tag = f"/*request_id='r{traffic.now}'*/"
         for sql in ("SELECT * FROM sessions WHERE id = 7", *sqls):
             traffic.query(connection, f"{tag} {sql}", rows=12)
-        traffic.pause(600)
+        over(traffic, connection)
 
     books = [f"SELECT * FROM books WHERE author_id = {number}" for number in range(12)]
     for _ in range(3):
@@ -378,7 +379,7 @@ def test_the_state_is_the_same_at_every_pace() -> None:
             traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=8)
             for book in range(0 if cured else 8):
                 traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id = {book}", ms=pause / 1_000)
-            traffic.pause(pause)
+            over(traffic, connection, pause)
             states.append(traffic.finding("n-plus-one").state)
         seen.append(states)
     assert seen[0] == seen[1] == seen[2]
@@ -390,7 +391,7 @@ def writes(traffic: Traffic, connection: int, statements: int, rows_each: int = 
     for number in range(statements):
         values = ", ".join(f"({number}, {row})" for row in range(rows_each))
         traffic.query(connection, f"{tag} INSERT INTO lines (a, b) VALUES {values}", rows=rows_each)
-    traffic.pause(600)
+    over(traffic, connection)
 
 
 def test_rows_that_are_written_at_once_cure_a_loop_of_writes() -> None:
@@ -415,7 +416,7 @@ def test_a_read_that_is_kept_for_the_request_is_cured() -> None:
             traffic.query(
                 connection, f"/*request_id='r{traffic.now // 10**9}',route='/s'*/ SELECT * FROM settings WHERE id = 1"
             )
-        traffic.pause(1_500)
+        over(traffic, connection, 1_500)
     found = traffic.finding("repeated-read")
     assert (found.state, found.count) == ("gone", 24)
     assert found.before is not None

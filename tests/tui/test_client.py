@@ -12,12 +12,13 @@ from pgtattle.proxy.errors import UsageError
 from pgtattle.proxy.schema import FindingView, SessionView
 from pgtattle.tui.client import Client, Connected, Disconnected, Event, Executions, Findings, Refused, Skipped
 from tests.tui.screens import Server, execution, finding, serving
+from tests.waiting import PATIENCE
 
 Got = TypeVar("Got")
 
 
 def run(test: Callable[[], Awaitable[Got]]) -> Got:
-    return asyncio.run(asyncio.wait_for(test(), 30))
+    return asyncio.run(asyncio.wait_for(test(), PATIENCE))
 
 
 async def take(client: Client, count: int, filter_: str = "") -> list[Event]:

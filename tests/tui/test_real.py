@@ -14,6 +14,7 @@ from pgtattle.tui.client import Client
 from tests.conftest import Database, Serve
 from tests.tui.screens import screen
 from tests.tui.test_app import settled
+from tests.waiting import PATIENCE
 
 
 def query(dsn: str, *statements: str) -> None:
@@ -29,23 +30,23 @@ def test_history_live_filter_and_statements(database: Database, serve: Serve) ->
         await asyncio.to_thread(query, served.database.dsn, "SELECT 'before' AS attached")
         app = Dashboard(Client(f"http://{served.addresses['api']}"))
         async with app.run_test(size=(140, 45), notifications=True) as pilot:
-            await settled(app, lambda: "'before'" in screen(app), 10)
+            await settled(app, lambda: "'before'" in screen(app))
             await asyncio.to_thread(query, served.database.dsn, "SELECT 'after' AS attached", "CREATE TABLE t (id int)")
-            await settled(app, lambda: "'after'" in screen(app) and "CREATE TABLE t" in screen(app), 10)
+            await settled(app, lambda: "'after'" in screen(app) and "CREATE TABLE t" in screen(app))
             assert "a shop" in screen(app)
-            await settled(app, lambda: "PostgreSQL 18" in screen(app).splitlines()[1], 10)
+            await settled(app, lambda: "PostgreSQL 18" in screen(app).splitlines()[1])
             await pilot.press("f", *"op:create", "enter")
-            await settled(app, lambda: "'after'" not in screen(app) and "CREATE TABLE t" in screen(app), 10)
+            await settled(app, lambda: "'after'" not in screen(app) and "CREATE TABLE t" in screen(app))
             await pilot.press("f", *" nonsense:1", "enter")
-            await settled(app, lambda: "unknown key nonsense" in screen(app), 10)
+            await settled(app, lambda: "unknown key nonsense" in screen(app))
             assert screen(app).splitlines()[-2].strip() == "op:create nonsense:1"
             assert "Cancel" in screen(app).splitlines()[-1]
             await pilot.press("escape", "2")
-            await settled(app, lambda: "SELECT $1 AS attached" in screen(app), 10)
+            await settled(app, lambda: "SELECT $1 AS attached" in screen(app))
             await pilot.press(*"sssssss", "enter")
-            await settled(app, lambda: "failed" in screen(app), 10)
+            await settled(app, lambda: "failed" in screen(app))
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    asyncio.run(asyncio.wait_for(test(), 2 * PATIENCE))
 
 
 def test_over_a_unix_socket_with_a_new_profiler(database: Database, serve: Serve, tmp_path: Path) -> None:
@@ -56,14 +57,14 @@ def test_over_a_unix_socket_with_a_new_profiler(database: Database, serve: Serve
         app = Dashboard(Client(f"unix:{path}"))
         async with app.run_test(size=(120, 36), notifications=True):
             await asyncio.to_thread(query, served.database.dsn, "SELECT 'the first'")
-            await settled(app, lambda: "'the first'" in screen(app), 10)
+            await settled(app, lambda: "'the first'" in screen(app))
             os.kill(int(served.addresses["profiler_pid"]), signal.SIGKILL)
-            await settled(app, lambda: "1 restarts" in screen(app) and "● connected" in screen(app), 15)
+            await settled(app, lambda: "1 restarts" in screen(app) and "● connected" in screen(app))
             await asyncio.to_thread(query, served.database.dsn, "SELECT 'the second'")
-            await settled(app, lambda: "'the second'" in screen(app), 10)
+            await settled(app, lambda: "'the second'" in screen(app))
             assert "'the first'" not in screen(app), "what the old profiler knew is gone in the server, too"
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    asyncio.run(asyncio.wait_for(test(), 2 * PATIENCE))
 
 
 def test_a_wrong_token_is_said(database: Database, serve: Serve, tmp_path: Path) -> None:
@@ -75,8 +76,8 @@ def test_a_wrong_token_is_said(database: Database, serve: Serve, tmp_path: Path)
     async def test(given: str, words: str) -> None:
         app = Dashboard(Client(f"http://{served.addresses['api']}", given))
         async with app.run_test(size=(140, 36)):
-            await settled(app, lambda: words in screen(app), 10)
+            await settled(app, lambda: words in screen(app))
 
-    asyncio.run(asyncio.wait_for(test("", "a token is needed"), 30))
-    asyncio.run(asyncio.wait_for(test("wrong", "this is not the token"), 30))
-    asyncio.run(asyncio.wait_for(test("the-very-secret-token", "● connected"), 30))
+    asyncio.run(asyncio.wait_for(test("", "a token is needed"), 2 * PATIENCE))
+    asyncio.run(asyncio.wait_for(test("wrong", "this is not the token"), 2 * PATIENCE))
+    asyncio.run(asyncio.wait_for(test("the-very-secret-token", "● connected"), 2 * PATIENCE))

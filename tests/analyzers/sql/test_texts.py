@@ -298,10 +298,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_costs_bounded_time(name: str) -> None:
-    began = time.thread_time()
+    began = time.process_time()
     texts = Texts().read(HOSTILE[name])
-    # Processor time, of which most take a tenth of a second: what is not bounded takes minutes.
-    assert time.thread_time() - began < 20
+    # A second where it is linear, and hours where it is not.
+    assert time.process_time() - began < 30
     assert all(len(text.sql) <= 65_536 and len(text.slots) <= 256 for text in texts)
 
 
