@@ -74,6 +74,7 @@ def until_asked(connection, own):
         assert time.monotonic() < deadline, "nobody asked"
         time.sleep(0.02)
 for turn in range(int(os.environ["TURNS"])):
+    # Statements of their own in each turn: what was asked once is not asked again for a while.
     with at("postgres") as admin:
         admin.execute('DROP DATABASE IF EXISTS "rails_test"')
         admin.execute("CREATE DATABASE \\"rails_test\\" ENCODING = 'unicode'")
@@ -83,14 +84,14 @@ for turn in range(int(os.environ["TURNS"])):
         app.execute("ANALYZE books")
         for column in "abcd":
             for number in range(3):
-                app.execute(f"SELECT * FROM books WHERE {column} = %s", [number]).fetchall()
+                app.execute(f"SELECT a AS a{turn}, b FROM books WHERE {column} = %s", [number]).fetchall()
     with at("postgres") as admin:
         until_asked(admin, 1)
         admin.execute('CREATE DATABASE "rails_test-0" TEMPLATE = "rails_test"')
         admin.execute('DROP DATABASE "rails_test-0"')
     with at("rails_test") as app:
         for column in "abcd":
-            app.execute(f"SELECT a FROM books WHERE {column} = %s", [number]).fetchall()
+            app.execute(f"SELECT b AS b{turn} FROM books WHERE {column} = %s", [number]).fetchall()
     with at("postgres") as admin:
         until_asked(admin, 3)
         admin.execute("ALTER DATABASE rails_test RENAME TO rails_gone")
