@@ -53,16 +53,12 @@ class _Read:
         self.total_ns += execution.duration_ns
         self.last_ns = at_ns
         if self.tally is not None:
-            self.count_in(self.tally, execution.duration_ns, 1)
+            self.tally.add(execution.duration_ns, at_ns)
         if digest != self.digest:
             stable_ns = at_ns - self.changed_ns
             self.stable_ns = min(self.stable_ns, stable_ns) if self.changes else stable_ns
             self.changes += 1
             self.digest, self.changed_ns = digest, at_ns
-
-    def count_in(self, tally: Tally, duration_ns: int, units: int) -> None:
-        tally.units += units
-        tally.add(duration_ns, self.last_ns, units)
 
     @property
     def watched_ns(self) -> int:
@@ -90,6 +86,7 @@ class Cacheable(Analyzer):
             return ()
         found: list[Finding] = []
         seen: set[int] = set()
+        counted: set[int] = set()
         for execution in unit.executions:
             text = execution.text
             if text.statement.kind != "read" or execution.sqlstate is not None:
@@ -111,11 +108,17 @@ class Cacheable(Analyzer):
                 continue
             seen.add(id(read))
             read.add(execution, sample.digest)
+            if read.tally is not None and id(read.tally) not in counted:
+                counted.add(id(read.tally))
+                read.tally.units += 1
             if read.worth_keeping:
                 read.next_at = read.units + 1 if read.units < 2 * MIN_UNITS else 2 * read.units
                 if read.tally is None:
                     read.tally = self._tally(text.statement)
-                    read.count_in(read.tally, read.total_ns, read.units)
+                    read.tally.add(read.total_ns, read.last_ns, read.units)
+                    # Reads of other values may have been in the same units.
+                    read.tally.units = max(read.tally.units, read.units)
+                    counted.add(id(read.tally))
                 found.append(_finding(text.statement, read, read.tally, subject_of(text, self._facts)))
         return found
 

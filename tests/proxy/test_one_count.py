@@ -181,6 +181,19 @@ def beside_its_statement(traffic: Traffic, name: str, one: FindingView, total: i
             raise AssertionError(name)
 
 
+def test_a_read_of_several_values_counts_each_unit_once() -> None:
+    traffic = Traffic()
+    connection = traffic.connect()
+    for number in range(60):
+        traffic.query(connection, "BEGIN")
+        for value in ("x", "y", "z"):
+            traffic.execute(connection, "SELECT id FROM settings WHERE key = $1", value, rows=3, table=77)
+        traffic.query(connection, "COMMIT")
+        traffic.pause(600 if number % 2 else 1_900)
+    (found,) = seen_by_everybody(traffic)
+    assert (found.rule, found.count, found.units) == ("repeated-read", 180, 60)
+
+
 def test_an_index_that_several_statements_want_counts_all_of_them() -> None:
     traffic = Traffic()
     connection = traffic.connect()
