@@ -406,21 +406,23 @@ def test_hostile_text_reaches_no_terminal() -> None:
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2066-\u2069\ud800-\udfff]")
 
 
-@pytest.mark.parametrize("key", ["q", "ctrl+c"])
-def test_leaving_a_session_of_its_own_is_asked_while_clients_are_connected(key: str) -> None:
+PATIENCE_SECONDS = 50.0
+
+
+@pytest.mark.parametrize(("key", "stay"), [("q", "n"), ("ctrl+c", "escape")])
+def test_leaving_a_session_of_its_own_is_asked_while_clients_are_connected(key: str, stay: str) -> None:
     async def test() -> None:
         async with serving() as server, dashboard(server, owns_session=True) as (app, pilot):
-            await settled(app, lambda: "1 connections" in screen(app))
-            for no in ("n", "escape", "q"):
-                await pilot.press(key)
-                await settled(app, lambda: "1 client is connected through pgtattle" in screen(app))
-                await pilot.press(no)
-                await settled(app, lambda: "Leave?" not in screen(app))
-                assert app.return_code is None
+            await settled(app, lambda: "1 connections" in screen(app), PATIENCE_SECONDS)
             await pilot.press(key)
-            await settled(app, lambda: "Leave?" in screen(app))
+            await settled(app, lambda: "1 client is connected through pgtattle" in screen(app), PATIENCE_SECONDS)
+            await pilot.press(stay)
+            await settled(app, lambda: "Leave?" not in screen(app), PATIENCE_SECONDS)
+            assert app.is_running
+            await pilot.press(key)
+            await settled(app, lambda: "Leave?" in screen(app), PATIENCE_SECONDS)
             await pilot.press("y")
-            await settled(app, lambda: not app.is_running)
+            await settled(app, lambda: not app.is_running, PATIENCE_SECONDS)
             assert app.return_value == 0
 
     run(test)
@@ -429,26 +431,23 @@ def test_leaving_a_session_of_its_own_is_asked_while_clients_are_connected(key: 
 def test_a_second_ctrl_c_leaves() -> None:
     async def test() -> None:
         async with serving() as server, dashboard(server, owns_session=True) as (app, pilot):
-            await settled(app, lambda: "1 connections" in screen(app))
+            await settled(app, lambda: "1 connections" in screen(app), PATIENCE_SECONDS)
             await pilot.press("ctrl+c")
-            await settled(app, lambda: "Leave?" in screen(app))
+            await settled(app, lambda: "Leave?" in screen(app), PATIENCE_SECONDS)
             await pilot.press("ctrl+c")
-            await settled(app, lambda: not app.is_running)
+            await settled(app, lambda: not app.is_running, PATIENCE_SECONDS)
 
     run(test)
 
 
-def test_leaving_is_not_asked_without_clients_nor_of_who_only_attached() -> None:
+@pytest.mark.parametrize(("clients", "owns_session"), [(1, False), (0, True)])
+def test_leaving_is_not_asked_without_clients_nor_of_who_only_attached(clients: int, owns_session: bool) -> None:
     async def test() -> None:
         async with serving() as server:
-            async with dashboard(server) as (app, pilot):
-                await settled(app, lambda: "1 connections" in screen(app))
+            server.session = msgspec.structs.replace(SESSION, connections=clients)
+            async with dashboard(server, owns_session=owns_session) as (app, pilot):
+                await settled(app, lambda: f"{clients} connections" in screen(app), PATIENCE_SECONDS)
                 await pilot.press("q")
-                await settled(app, lambda: not app.is_running)
-            server.session = msgspec.structs.replace(SESSION, connections=0)
-            async with dashboard(server, owns_session=True) as (app, pilot):
-                await settled(app, lambda: "0 connections" in screen(app))
-                await pilot.press("q")
-                await settled(app, lambda: not app.is_running)
+                await settled(app, lambda: not app.is_running, PATIENCE_SECONDS)
 
     run(test)
