@@ -185,11 +185,11 @@ def test_a_read_of_several_values_counts_each_unit_once() -> None:
     traffic = Traffic()
     connection = traffic.connect()
     for number in range(60):
-        traffic.query(connection, "BEGIN")
+        sql = f"SELECT id FROM settings WHERE key = $1 /*request_id='r{number}'*/"
         for value in ("x", "y", "z"):
-            traffic.execute(connection, "SELECT id FROM settings WHERE key = $1", value, rows=3, table=77)
-        traffic.query(connection, "COMMIT")
-        traffic.pause(600 if number % 2 else 1_900)
+            traffic.execute(connection, sql, value, rows=3, table=77)
+        traffic.query(connection, f"/*request_id='e{number}'*/ SELECT now()")
+        traffic.pause(1_000)
     (found,) = seen_by_everybody(traffic)
     assert (found.rule, found.count, found.units) == ("repeated-read", 180, 60)
 
