@@ -101,7 +101,7 @@ def debootstrap(root: Path) -> None:
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
     container = run("buildah", "from", "scratch").strip()
     run("buildah", "add", "--quiet", container, root, "/")
-    run("buildah", "config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", container)
+    run("buildah", "config", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)
     for name in BASES:
         run("buildah", "commit", "--quiet", container, name)
     run("buildah", "rm", container)
@@ -128,7 +128,7 @@ def build(folder: Path) -> None:
         volumes.append(f"{AUTHORITIES}:{AUTHORITIES}:ro")
     # With `docker`, the format keeps the health check.
     run(
-        *("buildah", "bud", "--isolation", "chroot", "--network", "host", "--format", "docker"),
+        *("buildah", "bud", "--layers", "--isolation", "chroot", "--network", "host", "--format", "docker"),
         *(word for volume in volumes for word in ("--volume", volume)),
         *("--file", ROOT / "docker" / "Dockerfile", "--tag", IMAGE, ROOT),
     )
@@ -201,7 +201,7 @@ def try_it(page: Page) -> None:
 
         page.say(f"/metrics: {wait_for(counted)}")
         page.say(f"/readyz: {read('/readyz').strip()}")
-        modules = "import sys, pgtattle.proxy.session as one; print(*sys.version_info[:3], one.__file__.split('/')[-1])"
+        modules = "import sys, pgtattle.proxy.session as one; print(sys.version[:6], one.__file__.split('/')[-1])"
         page.say(f"Python and a compiled module: {run(*inside(name), 'python', '-c', modules).strip()}")
         drain(page, process, through)
 

@@ -21,7 +21,9 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._own = Pair(folder / "root.crt", folder / "root.key")
+        # Without its use and the identifiers below, Python 3.13 does not verify by it.
         _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=authority",
+                 "-addext", "keyUsage=critical,keyCertSign,cRLSign",
                  "-keyout", self._own.key, "-out", self._own.cert)  # fmt: skip
         self.root = self._own.cert
 
@@ -29,7 +31,7 @@ class Authority:
         """A certificate for a server; `subject` is its subjectAltName."""
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         request, extension = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        extension.write_text(f"subjectAltName={subject}\n")
+        extension.write_text(f"subjectAltName={subject}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
         _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request)
         _openssl("x509", "-req", "-in", request, "-CA", self._own.cert, "-CAkey", self._own.key, "-CAcreateserial",
                  "-days", "30", "-extfile", extension, "-out", pair.cert)  # fmt: skip
