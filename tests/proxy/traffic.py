@@ -31,6 +31,8 @@ from pgtattle.proxy.wire import batch, control
 from tests.proxy.records import STARTED_NS, STARTED_UNIX_NS, session
 
 MS: Final = 1_000_000
+OVER: Final = 61_000
+"""Milliseconds of silence after which every unit is complete, also one with an id."""
 SETTINGS: Final = Settings(
     upstream=Upstream(addresses=(Address("127.0.0.1", 5432),), dsn=""), listen=(), api=Address("127.0.0.1", 7433)
 )
