@@ -27,6 +27,7 @@ from pgtattle.proxy.relay import ClientLeg, Relay
 from pgtattle.proxy.settings import Address, Settings, Upstream
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.tap import Line, Tap
+from pgtattle.proxy.tasks import Tasks
 from pgtattle.proxy.wire import batch
 from pgtattle.proxy.wire.control import BATCH_HEAD, MESSAGE
 
@@ -54,7 +55,9 @@ class Recorder(asyncio.WriteTransport):
         self.batches: list[bytes] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.batches.append(bytes(data)[MESSAGE.size + BATCH_HEAD.size :])
+        records = bytes(data)[MESSAGE.size + BATCH_HEAD.size :]
+        if records:
+            self.batches.append(records)
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -93,8 +96,9 @@ async def _record(direct: Target, arguments: Iterable[str], transactions: int) -
     address = Address("127.0.0.1", direct.port)
     house = House(
         upstream=Upstream(addresses=(address,), dsn=""),
+        tasks=Tasks(loop),
         line=lambda relay: Line(tap, relay.number, relay.peer),
-        admit=lambda relay: "",
+        admit=lambda relay: None,
         failed=lambda: None,
     )
 

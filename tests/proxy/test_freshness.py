@@ -6,7 +6,7 @@ import pytest
 
 from pgtattle.analyzers.questions import IndexAnswer, IndexQuestion
 from pgtattle.proxy.schema import Cost
-from tests.proxy.traffic import Traffic, index_answer
+from tests.proxy.traffic import OVER, Traffic, index_answer
 
 BY_MAIL = "SELECT * FROM people WHERE mail = $1"
 SECOND = 1_000.0
@@ -214,32 +214,26 @@ def test_the_server_is_not_asked_more_than_it_can_bear() -> None:
     assert sum(asked[1:]) <= 3 * 60 + 16
 
 
-def over(traffic: Traffic, connection: int, pause: float = 1_000) -> None:
-    """The request is over once its connection serves another one."""
-    traffic.query(connection, f"/*request_id='n{traffic.now}',route='/next'*/ SELECT now()")
-    traffic.pause(pause)
-
-
 def loop(traffic: Traffic, connection: int, turns: int, route: str = "route='/bestsellers',", rows: int = -1) -> None:
     number = traffic.now
     tag = f"/*request_id='r{number}',{route}*/"
     traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=turns if rows < 0 else rows, ms=2)
     for book in range(turns):
         traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id = {book}", ms=3.6)
-    over(traffic, connection)
+    traffic.pause(OVER)
 
 
 def batch(traffic: Traffic, connection: int, rows: int = 25) -> None:
     tag = f"/*request_id='r{traffic.now}',route='/bestsellers'*/"
     traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=rows, ms=2)
     traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id IN (1, 2, 3)", rows=rows, ms=2)
-    over(traffic, connection)
+    traffic.pause(OVER)
 
 
 def joined(traffic: Traffic, connection: int) -> None:
     tag = f"/*request_id='r{traffic.now}',route='/bestsellers'*/"
     traffic.query(connection, f"{tag} SELECT * FROM books JOIN authors USING (id)", rows=25, ms=4)
-    over(traffic, connection)
+    traffic.pause(OVER)
 
 
 def started(turns: int = 25, times: int = 4) -> tuple[Traffic, int]:
@@ -328,7 +322,7 @@ def test_another_route_cures_nothing() -> None:
         traffic.query(
             connection, f"/*request_id='x{number}',route='/other'*/ SELECT id FROM books ORDER BY sold", rows=25
         )
-        over(traffic, connection)
+        traffic.pause(OVER)
     assert traffic.finding("n-plus-one").state == "open"
 
 
@@ -340,7 +334,7 @@ def test_without_a_route_the_first_statement_is_the_entry() -> None:
     for _ in range(3):
         traffic.query(connection, f"/*request_id='r{traffic.now}'*/ SELECT id FROM books ORDER BY sold", rows=25)
         traffic.query(connection, f"/*request_id='r{traffic.now}'*/ SELECT * FROM authors WHERE id IN (1, 2)", rows=25)
-        over(traffic, connection)
+        traffic.pause(OVER)
     assert traffic.finding("n-plus-one").state == "gone"
 
 
@@ -353,7 +347,7 @@ def test_without_a_route_other_work_that_begins_alike_cures_nothing() -> None:
         tag = f"/*request_id='r{traffic.now}'*/"
         for sql in ("SELECT * FROM sessions WHERE id = 7", *sqls):
             traffic.query(connection, f"{tag} {sql}", rows=12)
-        over(traffic, connection)
+        traffic.pause(OVER)
 
     books = [f"SELECT * FROM books WHERE author_id = {number}" for number in range(12)]
     for _ in range(3):
@@ -370,7 +364,7 @@ def test_without_a_route_other_work_that_begins_alike_cures_nothing() -> None:
 
 def test_the_state_is_the_same_at_every_pace() -> None:
     seen = []
-    for pause in (600.0, 5_000.0, 60_000.0):
+    for pause in (OVER, 2 * OVER, 4 * OVER):
         traffic = Traffic()
         connection = traffic.connect()
         states = []
@@ -378,8 +372,8 @@ def test_the_state_is_the_same_at_every_pace() -> None:
             tag = f"/*request_id='r{traffic.now}',route='/b'*/"
             traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=8)
             for book in range(0 if cured else 8):
-                traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id = {book}", ms=pause / 1_000)
-            over(traffic, connection, pause)
+                traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id = {book}", ms=pause / 100_000)
+            traffic.pause(pause)
             states.append(traffic.finding("n-plus-one").state)
         seen.append(states)
     assert seen[0] == seen[1] == seen[2]
@@ -391,7 +385,7 @@ def writes(traffic: Traffic, connection: int, statements: int, rows_each: int = 
     for number in range(statements):
         values = ", ".join(f"({number}, {row})" for row in range(rows_each))
         traffic.query(connection, f"{tag} INSERT INTO lines (a, b) VALUES {values}", rows=rows_each)
-    over(traffic, connection)
+    traffic.pause(OVER)
 
 
 def test_rows_that_are_written_at_once_cure_a_loop_of_writes() -> None:
@@ -416,7 +410,7 @@ def test_a_read_that_is_kept_for_the_request_is_cured() -> None:
             traffic.query(
                 connection, f"/*request_id='r{traffic.now // 10**9}',route='/s'*/ SELECT * FROM settings WHERE id = 1"
             )
-        over(traffic, connection, 1_500)
+        traffic.pause(OVER)
     found = traffic.finding("repeated-read")
     assert (found.state, found.count) == ("gone", 24)
     assert found.before is not None

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pgtattle.proxy.schema import FindingView
-from tests.proxy.traffic import Traffic
+from tests.proxy.traffic import OVER, Traffic
 
 TOTALS = (1, 2, 3, 5, 7, 21, 51, 240, 403)
 """Executions after which everybody is asked; units are more than one each."""
@@ -60,34 +60,32 @@ def looped(traffic: Traffic, connection: int, number: int) -> None:
     traffic.query(connection, f"{tag} SELECT id FROM authors", rows=6)
     for author in range(6 + number % 5):
         traffic.query(connection, f"{tag} SELECT * FROM books WHERE author_id = {author}")
-    traffic.pause(1_000)
+    traffic.pause(OVER)
 
 
 def repeated(traffic: Traffic, connection: int, number: int) -> None:
     for _ in range(6 + number % 5):
         traffic.query(connection, f"/*request_id='r{number}',route='/s'*/ SELECT * FROM settings WHERE id = 1")
-    traffic.pause(1_000)
+    traffic.pause(OVER)
 
 
 def written(traffic: Traffic, connection: int, number: int) -> None:
     for row in range(12 + number % 5):
         sql = f"/*request_id='r{number}',route='/import'*/ INSERT INTO lines (a, b) VALUES ({row}, {number})"
         traffic.query(connection, sql)
-    traffic.pause(1_000)
+    traffic.pause(OVER)
 
 
 def chatty(traffic: Traffic, connection: int, number: int) -> None:
     for table in range(8 + number % 5):
         traffic.query(connection, f"/*request_id='r{number}',route='/home'*/ SELECT count(*) FROM t{table}")
-    traffic.pause(1_000)
+    traffic.pause(OVER)
 
 
 def cacheable(traffic: Traffic, connection: int, number: int) -> None:
-    sql = f"SELECT id FROM settings WHERE key = $1 /*request_id='r{number}',route='/c'*/"
+    sql = f"/*request_id='r{number}',route='/s'*/ SELECT id FROM settings WHERE key = $1"
     traffic.execute(connection, sql, "x", rows=3, table=77)
-    # What is kept across units is counted when a unit is over: with the next id.
-    traffic.query(connection, f"/*request_id='e{number}',route='/c'*/ SELECT now()")
-    traffic.pause(1_000)
+    traffic.pause(OVER)
 
 
 RULES: dict[str, tuple[str, Step]] = {
@@ -229,7 +227,7 @@ def test_the_evidence_is_of_one_unit(longest: int) -> None:
         traffic.query(connection, f"{tag} SELECT id FROM authors", rows=turns)
         for author in range(turns):
             traffic.query(connection, f"{tag} SELECT * FROM books WHERE author_id = {author}")
-        traffic.pause(1_000)
+        traffic.pause(OVER)
         traffic.take_rewrites(all_cost=10.0 + turns, one_cost=8.29)
     found = traffic.finding("n-plus-one")
     evidence = msgspec.to_builtins(found.evidence)

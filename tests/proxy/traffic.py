@@ -31,6 +31,8 @@ from pgtattle.proxy.wire import batch, control
 from tests.proxy.records import STARTED_NS, STARTED_UNIX_NS, session
 
 MS: Final = 1_000_000
+OVER: Final = 61_000
+"""Milliseconds of silence after which every unit is complete, also one with an id."""
 SETTINGS: Final = Settings(
     upstream=Upstream(addresses=(Address("127.0.0.1", 5432),), dsn=""), listen=(), api=Address("127.0.0.1", 7433)
 )
@@ -86,10 +88,12 @@ class Traffic:
         self._answer(connection, sql, rows, ms, "", PARSED + BOUND + (b"" if table else NO_DATA), table)
 
     def pause(self, ms: float) -> None:
-        """Nothing happens for a while."""
-        end = self.now + round(ms * MS)
+        """Nothing happens for a while. What waits for less than two seconds sees every tenth of one."""
+        start = self.now
+        end = start + round(ms * MS)
         while self.now < end:
-            self.now = min(end, self.now + 100 * MS)
+            step = 100 if self.now < start + 2_000 * MS else 5_000
+            self.now = min(end, self.now + step * MS)
             self.pipeline.tick(self.now)
 
     def answer(self, *, table: str, indexed: bool, rows: int = 60_000, columns: tuple[str, ...] = ("mail",)) -> int:
