@@ -17,7 +17,7 @@ from tests.compat.server import Server, Way
 from tests.compat.suites import SUITES
 from tests.compat.workshop import Workshop
 
-QUICK = [pytest.param("psql", marks=pytest.mark.slow), "pg_dump", pytest.param("pgbench", marks=pytest.mark.slow)]
+QUICK = ["psql", pytest.param("pg_dump", marks=pytest.mark.slow), pytest.param("pgbench", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("name", QUICK)
