@@ -9,11 +9,9 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 PROJECT := pyproject.toml setup.py $(wildcard proxy/*.c proxy/wire/*.c analyzers/sql/*.c)
 
-IMAGE := $(shell sed -n 's/^\(image\):.*/\1/p' Makefile)
-
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow test-all steady check compiled orm compat fuzz bench screenshot requirements clean
+.PHONY: help venv demo test test-slow test-all steady check artifact image orm verdicts compat fuzz bench screenshot requirements clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,7 +30,7 @@ test: .venv/.dev ## run the tests that take less than ten seconds each
 test-slow: .venv/.dev ## run the other ones
 	$(BIN)/pytest $(SPREAD) -m slow --hypothesis-profile=full $(ARGS)
 
-test-all: test test-slow $(IMAGE) ## run all of them, and the image
+test-all: test test-slow image ## run all of them, and the image
 
 steady: .venv/.dev ## run both tiers again and again, on an idle machine and beside load (takes two hours)
 	$(BIN)/python -m tests.steady $(ARGS)
@@ -44,11 +42,17 @@ check: .venv/.dev ## lint, format, types, layers, packaging
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_packaging.py tests/test_imports.py
 
-compiled: .venv/compiled/.built ## run the tests of the profiler over the compiled wheel
-	$(COMPILED) $(BIN)/pytest tests/proxy tests/analyzers $(ARGS)
+artifact: .venv/.dev ## build, install and try what people install, on every Python at hand
+	@$(BIN)/python -m tests.artifact $(ARGS)
 
-bench: .venv/compiled/.built ## compare the compiled wheel with a direct connection and with PgBouncer
-	$(COMPILED) $(BIN)/python -m benchmarks $(ARGS)
+image: .venv/.dev ## build the image with buildah and try it (as root; ten minutes)
+	@$(BIN)/python -m tests.artifact.image --page docs/image.md $(ARGS)
+
+bench: .venv/wheel/.built ## compare the wheel with a direct connection and with PgBouncer
+	.venv/wheel/bin/python -m benchmarks $(ARGS)
+
+verdicts: .venv/.dev ## one suite again and again, half of the times beside load: is the verdict the same
+	@$(BIN)/python -m tests.verdicts $(ARGS)
 
 orm: .venv/.dev ## a sick and a cured shop in every ORM: is the one found, the other let alone
 	@$(BIN)/python -m tests.orm $(ARGS)
@@ -89,13 +93,10 @@ clean: ## remove .venv and caches
 	@touch .venv/.demo $@
 
 # The wheel as users install it; an editable installation is never compiled by mypyc.
-COMPILED = PYTHONPATH=$(CURDIR)/.venv/compiled
-
-.venv/compiled/.built: $(PROJECT) $(wildcard docs/rules/*.md proxy/*.py proxy/*/*.py analyzers/*.py analyzers/*/*.py) | .venv/.dev
-	@echo "compiling into .venv/compiled (takes a minute)"
-	@rm -rf build .venv/compiled
-	@$(PIP) install --quiet --no-deps --no-build-isolation --target .venv/compiled .
-	@$(COMPILED) $(BIN)/python -c "import pgtattle.proxy.session as one; assert not one.__file__.endswith('.py'), 'not compiled'"
+.venv/wheel/.built: $(PROJECT) $(wildcard docs/rules/*.md proxy/*.py proxy/*/*.py analyzers/*.py analyzers/*/*.py) | .venv/.dev
+	@echo "building the wheel into .venv/wheel (takes two minutes)"
+	@rm -rf .venv/wheel
+	@$(BIN)/python -m tests.artifact.build .venv/wheel
 	@touch $@
 
 # Not part of .dev: atheris is not there for every platform.

@@ -38,6 +38,13 @@ class Analyzer:
         """See a complete unit of work."""
         return ()
 
+    def preview(self, unit: Unit) -> Iterable[Outcome]:
+        """See a unit that is silent but not over, as it stands; `unit` sees it again when it is complete.
+
+        What is said here holds until then.
+        """
+        return ()
+
     def tick(self, now_ns: int) -> Iterable[Outcome]:
         """Time has passed: all traffic up to `now_ns` was seen, and the units that fell silent since."""
         return ()

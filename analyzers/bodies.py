@@ -17,7 +17,7 @@ ALTERNATE: Final = 0.8
 
 
 class Body(NamedTuple):
-    """Loops that one change would end; the first began first, and a nested one comes after the one it is in."""
+    """Loops that one change would end; `bodies` gives them in the order of their begin."""
 
     loops: tuple[Repetition, ...]
 
@@ -26,12 +26,6 @@ class Body(NamedTuple):
         """True where a turn began before the one before it ended: they ran side by side."""
         turns = self.loops[0].executions
         return any(after.started_ns < before.ended_ns for before, after in pairwise(turns))
-
-    @property
-    def span_ns(self) -> int:
-        """From the first start to the last end."""
-        started = min(loop.executions[0].started_ns for loop in self.loops)
-        return max(execution.ended_ns for loop in self.loops for execution in loop.executions) - started
 
 
 def bodies(loops: Sequence[Repetition]) -> list[Body]:

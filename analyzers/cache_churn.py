@@ -14,6 +14,8 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_tool
 from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.tally import Tally
+from pgtattle.proxy.events import Statement
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import ChurnEvidence, Suggestion
 
@@ -38,14 +40,16 @@ _HOW: Final[dict[Cause, str]] = {
 
 
 class _Followed:
-    """One statement on one connection: its first text, and hashes of all."""
+    """One statement on one connection: its first text, and hashes of all; a `tally` once it was found."""
 
-    __slots__ = ("causes", "lists", "next_at", "texts", "values")
+    __slots__ = ("causes", "lists", "next_at", "tally", "texts", "total_ns", "values")
 
     def __init__(self, execution: Execution) -> None:
         self.values = execution.values
         self.lists = execution.text.lists
         self.texts: set[int] = set()
+        self.total_ns = 0
+        self.tally: Tally | None = None
         self.causes: dict[Cause, int] = {"comments": 0, "lists": 0, "literals": 0}
         self.next_at = MIN_TEXTS
 
@@ -57,6 +61,8 @@ class CacheChurn(Analyzer):
 
     def __init__(self) -> None:
         self._followed: Bounded[tuple[int, str], _Followed] = Bounded(MAX_FOLLOWED)
+        # Of a statement, on whichever connections.
+        self._tallies: Bounded[str, Tally] = Bounded(MAX_FOLLOWED)
 
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count a text that was prepared; a finding when there are many, then at each doubling."""
@@ -74,6 +80,9 @@ class CacheChurn(Analyzer):
         if this in followed.texts or len(followed.texts) >= MAX_TEXTS:
             return ()
         followed.texts.add(this)
+        followed.total_ns += execution.duration_ns
+        if followed.tally is not None:
+            followed.tally.add(execution.duration_ns, execution.ended_ns)
         if text.lists != followed.lists:
             followed.causes["lists"] += 1
         elif any(slot.value for slot in text.slots if not slot.parameter) and execution.values != followed.values:
@@ -83,11 +92,21 @@ class CacheChurn(Analyzer):
         if len(followed.texts) < followed.next_at or text.tags.get("pgtattle") == "ignore":
             return ()
         followed.next_at *= 2
-        return (_finding(execution, followed),)
+        record, statement = execution.connection, text.statement
+        if followed.tally is None:
+            followed.tally = self._tally(statement)
+            followed.tally.add(followed.total_ns, execution.ended_ns, len(followed.texts))
+        return (_finding(statement, record.application or record.user, followed, followed.tally),)
+
+    def _tally(self, statement: Statement) -> Tally:
+        tally = self._tallies.get(statement.fingerprint)
+        if tally is None:
+            tally = Tally()
+            self._tallies.put(statement.fingerprint, tally)
+        return tally
 
 
-def _finding(execution: Execution, followed: _Followed) -> Finding:
-    statement, record = execution.text.statement, execution.connection
+def _finding(statement: Statement, application: str, followed: _Followed, tally: Tally) -> Finding:
     texts = len(followed.texts)
     cause = max(followed.causes, key=lambda one: followed.causes[one])
     return Finding(
@@ -98,12 +117,13 @@ def _finding(execution: Execution, followed: _Followed) -> Finding:
         title=f"{texts} texts of one {statement.command} prepared on one connection: {_WORDS[cause]}",
         fingerprints=(statement.fingerprint,),
         sql=statement.sql,
-        count=texts,
-        total_ns=0,
-        evidence=ChurnEvidence(application=record.application or record.user, texts=texts, cause=cause),
+        count=tally.count,
+        total_ns=tally.total_ns,
+        evidence=ChurnEvidence(application=application, texts=texts, cause=cause),
         suggestion=Suggestion(
             text=f"{_HOW[cause]} Each text is planned anew and kept by the server until the connection ends."
         ),
-        at_ns=execution.ended_ns,
-        cumulative=True,
+        at_ns=tally.last_ns,
+        tally=tally,
+        draw=lambda: _finding(statement, application, followed, tally),
     )

@@ -48,6 +48,10 @@ class ChattyUnit(Analyzer):
             return ()
         return (self._finding(unit, [one.text.statement.sql for one in asked], queries, total_ns),)
 
+    def preview(self, unit: Unit) -> Iterable[Finding]:
+        """What can be said of it so far."""
+        return self.unit(unit)
+
     def _budget_of(self, route: str) -> tuple[int, int]:
         """Queries, and nanoseconds in the database."""
         own = self._routes.get(route, self._budget)
@@ -57,7 +61,8 @@ class ChattyUnit(Analyzer):
 
     def _finding(self, unit: Unit, sqls: list[str], queries: int, total_ns: int) -> Finding:
         most, budget_ns = self._budget_of(unit.route)
-        over = max(queries / max(1, most), total_ns / max(1, budget_ns))
+        # Too many queries weigh by their number alone; how long they take hangs on the machine.
+        over = queries / max(1, most) if queries > most else total_ns / max(1, budget_ns)
         severity: Severity = "medium" if over >= FAR else "low"
         record = unit.executions[0].connection
         where = unit.route or record.application or record.user
@@ -90,4 +95,5 @@ class ChattyUnit(Analyzer):
                 "its route's own in chatty-unit-routes."
             ),
             at_ns=unit.ended_ns,
+            unit_id=unit.id,
         )

@@ -71,16 +71,23 @@ class FanOut(Analyzer):
         return ()
 
     def unit(self, unit: Unit) -> Iterable[Outcome]:
-        """Turns and their drivers have no name of their own, and no pooler mixes their connection's clients."""
+        """Turns and their drivers have no name of their own, and no pooler mixes their connection's clients.
+
+        A connection's first unit may have been seen before, as it stood.
+        """
         pool = self._pools.of(unit.executions[0].connection)
         if unit.confidence == "strong" or unit.pooled or pool.ignored:
             return ()
         for execution in unit.executions:
-            if execution.started_ns >= pool.muted_ns:
+            if execution.started_ns >= pool.muted_ns and not pool.is_nameless(execution):
                 pool.nameless(execution)
                 if execution.rows >= self._least and self._may_drive(execution):
                     pool.drivers.append(execution)
         return ()
+
+    def preview(self, unit: Unit) -> Iterable[Outcome]:
+        """What is silent and has no name will get none, but for a transaction's."""
+        return self.unit(unit) if not unit.executions[-1].transaction else ()
 
     def tick(self, now_ns: int) -> Iterable[Outcome]:
         """Judge the results whose turns are all there by now."""
@@ -256,7 +263,7 @@ def _joined(driver: Execution, turns: Sequence[Execution], pool: Pool) -> Unit:
     ]
     executions = sorted((driver, *turns, *settings), key=lambda one: (one.started_ns, one.id))
     return Unit(
-        id=f"u{driver.id}",
+        id=f"f{driver.id}",
         kind="burst",
         key=str(driver.connection.id),
         confidence="weak",

@@ -21,6 +21,7 @@ from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import is_tool
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.analyzers.sql.tokens import tokenize
+from pgtattle.analyzers.tally import Tally
 from pgtattle.proxy.events import Slot, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, InjectionEvidence, Severity, Suggestion
@@ -48,14 +49,14 @@ _BROKEN: Final = "a quote that breaks the statement"
 class _Place:
     """What followed one beginning of a statement: `values` as hashes, `statements` as normal forms."""
 
-    __slots__ = ("commented", "errors", "executions", "next_at", "said", "stacked", "statements", "values")
+    __slots__ = ("commented", "errors", "executions", "next_at", "stacked", "statements", "tally", "values")
 
     def __init__(self) -> None:
         self.executions = 0
         self.stacked = 0
         self.commented = False
         self.errors = 0
-        self.said = 0
+        self.tally = Tally()
         self.next_at = 1
         self.values: set[int] = set()
         self.statements: dict[str, str] = {}
@@ -93,6 +94,7 @@ class Injection(Analyzer):
             self._places.put(key, place)
         known = place.executions >= MIN_EXECUTIONS and len(place.values) >= MIN_VALUES
         signs = _signs(execution, place, prefix) if known else []
+        place.tally.touch()
         if execution.sqlstate in _GUESSED:
             place.errors += 1
         if signs:
@@ -108,11 +110,11 @@ class Injection(Analyzer):
         return ()
 
     def _tell(self, execution: Execution, place: _Place, slot: Slot, signs: list[str]) -> Iterable[Finding]:
-        place.said += 1
-        if place.said < place.next_at:
+        place.tally.add(execution.duration_ns, execution.ended_ns)
+        if place.tally.count < place.next_at:
             return ()
-        place.next_at = 2 * place.said
-        return (_finding(execution, place, slot, signs),)
+        place.next_at = 2 * place.tally.count
+        return (_finding(_Sign(execution, place, slot, signs), place),)
 
 
 def _beginning(text: Text) -> tuple[int, str]:
@@ -196,8 +198,26 @@ def _always_true(text: Text, rest: str) -> bool:
     return False
 
 
-def _finding(execution: Execution, place: _Place, slot: Slot, signs: list[str]) -> Finding:
-    statement, record = execution.text.statement, execution.connection
+class _Sign:
+    """One execution that was strange, without its values; `usual` is the first statement that its place had."""
+
+    __slots__ = ("application", "database", "signs", "slot", "source", "sqlstate", "statement", "usual", "where")
+
+    def __init__(self, execution: Execution, place: _Place, slot: Slot, signs: list[str]) -> None:
+        record = execution.connection
+        self.application = record.application or record.user
+        self.database = record.database
+        self.statement = execution.text.statement
+        self.usual = next(iter(place.statements.values()), "")
+        self.signs = signs
+        self.slot = slot.number
+        self.where = f"<{slot.kind} {len(slot.value)}> in {slot.where}"
+        self.source = source_of(execution.text.tags)
+        self.sqlstate = execution.sqlstate or ""
+
+
+def _finding(sign: _Sign, place: _Place) -> Finding:
+    statement, signs, usual = sign.statement, sign.signs, sign.usual
     burst = place.errors >= ERRORS
     severity: Severity = "medium"
     confidence: Confidence = "candidate"
@@ -206,33 +226,33 @@ def _finding(execution: Execution, place: _Place, slot: Slot, signs: list[str]) 
         severity, confidence = "critical", "likely"
     elif _ALONE & set(signs) or burst:
         severity = "high"
-    usual = next(iter(place.statements.values()), "")
     return Finding(
         rule="injection-signal",
-        subject="\0".join((record.application or record.user, record.database, usual)),
+        subject="\0".join((sign.application, sign.database, usual)),
         severity=severity,
         confidence=confidence,
         title=f"a value changed the structure of a {statement.command}: {', '.join(signs)}",
         fingerprints=tuple(dict.fromkeys((*place.statements, statement.fingerprint)))[:2],
         sql=statement.sql,
-        count=place.said,
-        total_ns=0,
+        count=place.tally.count,
+        total_ns=place.tally.total_ns,
         evidence=InjectionEvidence(
-            application=record.application or record.user,
+            application=sign.application,
             signs=signs,
             usual_sql=usual,
             executions=place.executions,
             values=len(place.values),
             errors=place.errors,
-            slot=f"<{slot.kind} {len(slot.value)}> in {slot.where}",
-            source=source_of(execution.text.tags),
-            sqlstate=execution.sqlstate or "",
+            slot=sign.where,
+            source=sign.source,
+            sqlstate=sign.sqlstate,
         ),
         suggestion=Suggestion(
-            text=f"Look where this text is put together, and bind ${slot.number} as a parameter: a bound value cannot "
+            text=f"Look where this text is put together, and bind ${sign.slot} as a parameter: a bound value cannot "
             "change the statement. Whether someone tries it from outside, the application's own log of requests tells.",
             sql=usual,
         ),
-        at_ns=execution.ended_ns,
-        cumulative=True,
+        at_ns=place.tally.last_ns,
+        tally=place.tally,
+        draw=lambda: _finding(sign, place),
     )

@@ -15,6 +15,8 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_tool
 from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.tally import Tally
+from pgtattle.proxy.events import Statement
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import PastedEvidence, Suggestion
 
@@ -24,11 +26,10 @@ MAX_STATEMENTS: Final = 2_000
 
 
 class _List:
-    __slots__ = ("executions", "lengths", "next_at", "total_ns")
+    __slots__ = ("lengths", "next_at", "tally")
 
     def __init__(self) -> None:
-        self.executions = 0
-        self.total_ns = 0
+        self.tally = Tally()
         self.lengths: set[int] = set()
         self.next_at = MIN_LENGTHS
 
@@ -53,19 +54,17 @@ class ListGrowth(Analyzer):
         if found is None:
             found = _List()
             self._lists.put(key, found)
-        found.executions += 1
-        found.total_ns += execution.duration_ns
+        found.tally.add(execution.duration_ns, execution.ended_ns)
         if length in found.lengths or len(found.lengths) >= MAX_LENGTHS:
             return ()
         found.lengths.add(length)
         if len(found.lengths) < found.next_at or is_tool(application) or text.tags.get("pgtattle") == "ignore":
             return ()
         found.next_at *= 2
-        return (_finding(execution, application, number, found),)
+        return (_finding(text.statement, application, number, found),)
 
 
-def _finding(execution: Execution, application: str, number: int, found: _List) -> Finding:
-    statement = execution.text.statement
+def _finding(statement: Statement, application: str, number: int, found: _List) -> Finding:
     lengths = len(found.lengths)
     place = re.search(rf"\b(NOT )?IN \(\${number}\b[^()]*\)", statement.sql)
     array = f"<> ALL(${number})" if place is not None and place[1] else f"= ANY(${number})"
@@ -78,11 +77,11 @@ def _finding(execution: Execution, application: str, number: int, found: _List) 
         title=f"a list of {lengths} different lengths makes as many texts of one {statement.command}",
         fingerprints=(statement.fingerprint,),
         sql=statement.sql,
-        count=found.executions,
-        total_ns=found.total_ns,
+        count=found.tally.count,
+        total_ns=found.tally.total_ns,
         evidence=PastedEvidence(
             application=application,
-            executions=found.executions,
+            executions=found.tally.count,
             texts=lengths,
             slots=[f"${number}"],
             values=0,
@@ -95,6 +94,7 @@ def _finding(execution: Execution, application: str, number: int, found: _List) 
             text=f"Pass the list as one array: {array}. Then there is one text, planned and remembered once.",
             sql=as_array,
         ),
-        at_ns=execution.ended_ns,
-        cumulative=True,
+        at_ns=found.tally.last_ns,
+        tally=found.tally,
+        draw=lambda: _finding(statement, application, number, found),
     )

@@ -1,8 +1,10 @@
 """`missing-index`: a table is read whole to find a few rows, and an index would find them.
 
-Enters: executions that take time, later the planner's answer about one. Leaves: questions, and findings that the
-plan supports. With HypoPG the planner itself must choose the index and be a fifth cheaper; without it the finding says
-`unverified`. Out of scope: selecting among indexes for a whole workload.
+Enters: executions, later the planner's answer about one of a statement. Leaves: questions, and findings that the plan
+supports, until it says that they are gone. No answer is final: each question is asked again (`schedule`). With HypoPG
+the planner itself must choose the index and be a fifth cheaper; without it the finding says `unverified`. Whether it
+speaks and how grave it is hangs on counts and plans, not on how long anything took. Out of scope: selecting among
+indexes for a whole workload.
 """
 
 from __future__ import annotations
@@ -17,16 +19,24 @@ from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.questions import Answer, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
+from pgtattle.analyzers.schedule import SILENT_NS, STANDING_NS, Allowance, Schedule
+from pgtattle.analyzers.schema_changes import Change, SchemaChanges, words_of
 from pgtattle.analyzers.sql.facts import ColumnUse, Facts
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.tally import Tally
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.schema import IndexEvidence, Severity, Suggestion
+from pgtattle.proxy.schema import Cost, IndexEvidence, Severity, Suggestion
 from pgtattle.proxy.settings import RuleSettings
 
-ONE_SLOW_NS: Final = 5_000_000
-ALL_SLOW_NS: Final = 20_000_000
-ASK_AGAIN_NS: Final = 600_000_000_000
+AT_LEAST_NS: Final = 300_000
+"""No machine reads a table that is worth an index in less: what is quicker on any need not be asked about."""
+OFTEN: Final = 5
+"""Executions from which it is not `low`."""
+MUCH: Final = 10_000_000
+"""Rows read by all executions from which it is `high`."""
+MAX_ASKED: Final = 1_000
+"""Statements that a change of the schema has asked about again."""
 MAX_WIDTH: Final = 3
 MAX_CANDIDATES: Final = 4
 MAX_SHARE: Final = 0.05
@@ -37,17 +47,98 @@ MIN_GAIN: Final = 0.2
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 
 
-class _Seen:
-    """A fingerprint's executions so far; `found` is what was said of it, to be said again when it doubled."""
+class _Found:
+    """An index that a statement lacks, or lacked.
 
-    __slots__ = ("asked_ns", "executions", "found", "said_at", "total_ns")
+    `tally` counts the executions without it, `lacking_ns` is the mean of those that surely were. Once it is `gone`,
+    `cured` and `cured_ns` are of those since.
+    """
+
+    __slots__ = ("cured", "cured_ns", "finding", "gone", "lacking_ns", "said_at", "tally")
+
+    def __init__(self, finding: Finding, tally: Tally) -> None:
+        self.finding = finding
+        self.tally = tally
+        self.lacking_ns = 0
+        self.said_at = 0
+        self.gone = False
+        self.cured = 0
+        self.cured_ns = 0
+
+    def say(self) -> Finding:
+        """The finding as it stands."""
+        evidence = self.finding.evidence
+        assert isinstance(evidence, IndexEvidence)
+        tally = self.tally
+        self.said_at = tally.count
+        mean = tally.total_ns / tally.count / 1e6
+        severity = _severity(self.finding, tally.count)
+        before = _cost(self.lacking_ns) if self.gone else None
+        after = _cost(self.cured_ns // self.cured) if self.gone and self.cured else None
+        return replace(
+            self.finding,
+            count=tally.count,
+            total_ns=tally.total_ns,
+            severity=severity,
+            evidence=replace(evidence, executions=tally.count, mean_ms=round(mean, 3)),
+            at_ns=tally.last_ns,
+            state="gone" if self.gone else "open",
+            before=before,
+            after=after,
+            tally=tally,
+            draw=self.say,
+        )
+
+
+class _Seen:
+    """A fingerprint's executions, when it is asked about, and what was found; `barren` where no index could help."""
+
+    __slots__ = ("asked_mean_ns", "barren", "found", "schedule", "tables", "tally")
 
     def __init__(self) -> None:
-        self.executions = 0
-        self.total_ns = 0
-        self.asked_ns = -ASK_AGAIN_NS
-        self.said_at = 0
-        self.found: Finding | None = None
+        self.asked_mean_ns = 0
+        self.barren = False
+        self.schedule = Schedule()
+        self.tables: frozenset[str] = frozenset()
+        self.tally = Tally()
+        self.found: _Found | None = None
+
+    @property
+    def stands(self) -> bool:
+        """True while an index is missing."""
+        return self.found is not None and not self.found.gone
+
+    def add(self, execution: Execution) -> None:
+        duration_ns = execution.duration_ns
+        self.schedule.executed(duration_ns)
+        found = self.found
+        if found is not None and found.gone:
+            found.cured += 1
+            found.cured_ns += duration_ns
+            self.tally.touch()
+        else:
+            self.tally.add(duration_ns, execution.ended_ns)
+
+    def settle(self) -> Iterable[Finding]:
+        """No index is missing now."""
+        if self.found is None or self.found.gone:
+            return ()
+        self.found.gone, self.found.cured, self.found.cured_ns = True, 0, 0
+        return (self.found.say(),)
+
+    def find(self, finding: Finding) -> Iterable[Finding]:
+        """An index is missing: the one that was, or another one instead."""
+        former: Iterable[Finding] = ()
+        if self.found is None or self.found.finding.id != finding.id:
+            if self.found is not None:
+                former = self.settle()
+                tally = Tally()
+                tally.add(self.tally.total_ns, self.tally.last_ns, self.tally.count)
+                self.tally = tally
+            self.found = _Found(finding, self.tally)
+        self.found.finding, self.found.gone = finding, False
+        self.found.lacking_ns = self.asked_mean_ns
+        return (*former, self.found.say())
 
 
 class MissingIndex(Analyzer):
@@ -59,53 +150,96 @@ class MissingIndex(Analyzer):
         self._min_rows = settings.missing_index_min_rows
         self._facts = facts
         self._seen: Bounded[tuple[str, str], _Seen] = Bounded(10_000)
+        self._changes = SchemaChanges()
+        self._asked: dict[tuple[str, str], _Seen] = {}
+        # What stands has an allowance of its own: it is looked at again however much there is to ask about.
+        self._again_standing = Allowance(per_second=2, most=8)
+        self._again_silent = Allowance(per_second=1, most=8)
 
     def execution(self, execution: Execution) -> Iterable[Outcome]:
-        """Ask about a statement that takes time, once in ten minutes; repeat what was found as it goes on."""
+        """Ask about a statement, and again when it is due; repeat what was found as it goes on."""
         statement = execution.text.statement
-        if statement.kind not in ("read", "write") or execution.sqlstate is not None:
+        if statement.kind not in ("read", "write"):
+            for change in self._changes.see(execution):
+                self._expire(change)
             return ()
         key = (execution.connection.database, statement.fingerprint)
         seen = self._seen.get(key)
         if seen is None:
             seen = _Seen()
             self._seen.put(key, seen)
-        duration_ns = execution.duration_ns
-        seen.executions += 1
-        seen.total_ns += duration_ns
-        if seen.found is not None and seen.executions >= 2 * seen.said_at:
-            return (self._say(seen, execution.ended_ns),)
-        slow = duration_ns >= ONE_SLOW_NS or seen.total_ns >= ALL_SLOW_NS
-        if not slow or execution.ended_ns - seen.asked_ns < ASK_AGAIN_NS or seen.found is not None:
+        seen.add(execution)
+        if seen.barren or not seen.schedule.is_due(execution.ended_ns):
+            found = seen.found
+            if found is not None and not found.gone and seen.tally.count >= 2 * found.said_at:
+                return (found.say(),)
             return ()
-        if execution.text.truncated or any(parameter.truncated for parameter in execution.parameters):
+        return self._ask(key, seen, execution)
+
+    def _ask(self, key: tuple[str, str], seen: _Seen, execution: Execution) -> Iterable[Outcome]:
+        """The question about a statement that is due."""
+        schedule = seen.schedule
+        long_enough = schedule.asked or execution.duration_ns >= AT_LEAST_NS
+        if not long_enough or execution.sqlstate is not None or execution.text.truncated:
             return ()
-        candidates = tuple(_candidates(self._facts.of(execution.text)))
+        if any(parameter.truncated for parameter in execution.parameters):
+            return ()
+        facts = self._facts.of(execution.text)
+        candidates = tuple(_candidates(facts))
+        seen.barren = not candidates
         if not candidates:
             return ()
-        seen.asked_ns = execution.ended_ns
+        if schedule.asked:
+            allowance = self._again_standing if seen.stands else self._again_silent
+            if not allowance.take(execution.ended_ns):
+                return ()
+        if key not in self._asked and len(self._asked) >= MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+        self._asked[key] = seen
+        seen.tables = words_of(facts.tables)
+        schedule.ask(execution.ended_ns)
+        if seen.found is None or not seen.found.gone:
+            seen.asked_mean_ns = seen.tally.total_ns // seen.tally.count
         return (
             IndexQuestion(
                 database=execution.connection.database,
-                statement=statement,
+                statement=execution.text.statement,
                 sql=execution.text.sql,
                 parameters=execution.parameters,
                 candidates=candidates[:MAX_CANDIDATES],
             ),
         )
 
+    def _expire(self, change: Change) -> None:
+        for (database, _), seen in self._asked.items():
+            if database == change.database and change.concerns(seen.tables):
+                seen.schedule.expire()
+
     def answer(self, answer: Answer) -> Iterable[Outcome]:
-        """A finding, where the plan shows one."""
+        """A finding, where the plan shows one; what became of an earlier one."""
         if not isinstance(answer, IndexAnswer):
             return ()
         seen = self._seen.get((answer.question.database, answer.question.statement.fingerprint))
-        if seen is None or answer.error or not answer.before:
+        if seen is None:
             return ()
         try:
-            root = read(answer.before)
-            plans = {candidate: (name, read(plan)) for candidate, name, plan in answer.after}
+            best = self._judge(answer, seen.found)
         except ValueError:
+            # Nobody said anything: what was said before stands.
+            seen.schedule.answered(SILENT_NS)
             return ()
+        seen.schedule.answered(STANDING_NS if best is not None else SILENT_NS)
+        return seen.find(best) if best is not None else seen.settle()
+
+    def _judge(self, answer: IndexAnswer, known: _Found | None) -> Finding | None:
+        """The index that helps most, or the one that is known if it is still missing; None where none is.
+
+        Raises ValueError where the planner did not say.
+        """
+        if answer.error or not answer.before:
+            raise ValueError("no plan")
+        root = read(answer.before)
+        plans = {candidate: (name, read(plan)) for candidate, name, plan in answer.after}
         best: Finding | None = None
         gain = 0.0
         for candidate in answer.question.candidates:
@@ -126,13 +260,28 @@ class MissingIndex(Analyzer):
                 if not columns or _is_indexed(columns, facts):
                     continue
                 candidate = replace(candidate, columns=columns)
+            found = _finding(answer.question, candidate, facts, scan, root, after)
             saved = root.total_cost - after if after is not None else 0.0
+            if known is not None and not known.gone and found.id == known.finding.id:
+                return found
             if best is None or saved > gain:
-                best, gain = _finding(answer.question, candidate, facts, scan, root, after), saved
-        if best is None:
-            return ()
-        seen.found = best
-        return (self._say(seen, seen.asked_ns),)
+                best, gain = found, saved
+        if best is None and known is not None and not known.gone and self._is_missing(answer, root, known.finding):
+            return known.finding
+        return best
+
+    def _is_missing(self, answer: IndexAnswer, root: Node, known: Finding) -> bool:
+        """True where an index that was found is still missing, although it would not help with these values."""
+        evidence = known.evidence
+        assert isinstance(evidence, IndexEvidence)
+        for facts in answer.tables:
+            if f"{facts.schema}.{facts.name.rpartition('.')[2]}" == evidence.table:
+                if facts.rows < self._min_rows or _is_indexed(tuple(evidence.columns), facts):
+                    return False
+                scanned = any(node.filtered and _is_scan(node, facts) for node in root.walk())
+                refused = bool(answer.after) and known.confidence != "proven" and self._scan(root, facts) is not None
+                return scanned and not refused
+        return False
 
     def _scan(self, root: Node, facts: TableFacts) -> Node | None:
         """The scan of the whole table that an index would spare, if it is what the statement costs."""
@@ -140,9 +289,7 @@ class MissingIndex(Analyzer):
             return None
         for node in root.walk():
             if (
-                node.kind == "Seq Scan"
-                and node.relation == facts.name.rpartition(".")[2]
-                and node.schema == facts.schema
+                _is_scan(node, facts)
                 and node.filtered
                 and node.rows <= MAX_SHARE * facts.rows
                 and node.total_cost >= MIN_COST_SHARE * root.total_cost
@@ -150,17 +297,11 @@ class MissingIndex(Analyzer):
                 return node
         return None
 
-    def _say(self, seen: _Seen, at_ns: int) -> Finding:
-        assert seen.found is not None
-        assert isinstance(seen.found.evidence, IndexEvidence)
-        seen.said_at = seen.executions
-        mean = seen.total_ns / seen.executions / 1e6
-        severity: Severity = "high" if mean >= 100 or seen.total_ns >= 1_000_000_000 else "medium"
-        evidence = replace(seen.found.evidence, executions=seen.executions, mean_ms=round(mean, 3))
-        seen.found = replace(
-            seen.found, count=seen.executions, total_ns=seen.total_ns, severity=severity, evidence=evidence, at_ns=at_ns
-        )
-        return seen.found
+
+def _severity(finding: Finding, executions: int) -> Severity:
+    evidence = finding.evidence
+    rows = executions * (evidence.table_rows if isinstance(evidence, IndexEvidence) else 0)
+    return "high" if rows >= MUCH else "medium" if executions >= OFTEN else "low"
 
 
 def _candidates(facts: Facts) -> Iterator[IndexCandidate]:
@@ -187,6 +328,15 @@ def _candidates(facts: Facts) -> Iterator[IndexCandidate]:
 
 def _columns(uses: list[ColumnUse], role: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(use.column for use in uses if use.role == role))
+
+
+def _cost(ns: int) -> Cost:
+    return Cost(queries=1, ms=round(ns / 1e6, 3))
+
+
+def _is_scan(node: Node, facts: TableFacts) -> bool:
+    """True where a node reads the whole of a table."""
+    return node.kind == "Seq Scan" and node.relation == facts.name.rpartition(".")[2] and node.schema == facts.schema
 
 
 def _is_indexed(columns: tuple[str, ...], facts: TableFacts) -> bool:
@@ -241,7 +391,6 @@ def _finding(
         ),
         suggestion=Suggestion(text=words, sql=create, status="unverified" if after is None else "verified"),
         at_ns=0,
-        cumulative=True,
     )
 
 

@@ -16,6 +16,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
+from pgtattle.analyzers.parents import EACH
 from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of
@@ -25,6 +26,7 @@ from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import (
+    CONFIDENCES,
     SEVERITIES,
     Confidence,
     LoopEvidence,
@@ -35,7 +37,6 @@ from pgtattle.proxy.schema import (
 )
 
 MANY: Final = 10
-LONG_NS: Final = 50_000_000
 MAX_TOLD: Final = 10_000
 MAX_REWRITTEN: Final = 5
 """Loops of a body for which one query is looked for."""
@@ -72,19 +73,28 @@ class NPlusOne(Analyzer):
         self._keys = keys
         self._scaling = Scaling()
         self._rewrites = Rewrites()
-        self._told: dict[int, Confidence] = {}
-        self._told_before: dict[int, Confidence] = {}
+        self._told: dict[int, tuple[Confidence, str]] = {}
+        self._told_before: dict[int, tuple[Confidence, str]] = {}
 
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of a complete unit, and questions about what would replace them."""
+        return self._said(unit, complete=True)
+
+    def preview(self, unit: Unit) -> Iterable[Outcome]:
+        """The loops of a unit so far."""
+        return self._said(unit, complete=False)
+
+    def _said(self, unit: Unit, *, complete: bool) -> Iterable[Outcome]:
         loops = [loop for loop in self._repetitions.of(unit) if loop.shape == "loop" and _heard(unit, loop)]
-        return self.of(unit, loops) if loops else ()
+        return self.of(unit, loops, complete=complete) if loops else ()
 
     def answer(self, answer: Answer) -> Iterable[Outcome]:
         """The findings whose rewrite the server took, said again with it."""
         return self._rewrites.answer(answer)
 
-    def of(self, unit: Unit, loops: list[Repetition], *, side_by_side: bool = False) -> Iterator[Outcome]:
+    def of(
+        self, unit: Unit, loops: list[Repetition], *, side_by_side: bool = False, complete: bool = True
+    ) -> Iterator[Outcome]:
         """The findings for loops of a unit, and questions about what would replace them.
 
         A turn is counted once, whatever it is a turn of. `side_by_side`: the turns ran on several connections, and more
@@ -93,15 +103,16 @@ class NPlusOne(Analyzer):
         tables = self._repetitions.tables
         for body in bodies(loops):
             turns = [one for loop in body.loops for one in loop.executions]
-            fresh = [one for one in turns if not self.told(one)]
+            fresh = [one for one in turns if self._teller(one) in ("", unit.id)]
             if not fresh:
                 continue
             joined: Confidence | None = None
             if side_by_side:
                 joined = "proven" if any(self.told(one) == "proven" for one in turns) else "likely"
-            about = _about(unit, body, self._scale(unit, body.loops[0]), tables, joined)
+            scales = [self._scale(unit, loop, complete) for loop in body.loops]
+            body, about = _gravest(unit, body, scales, tables, joined)
             if unit.confidence != "strong":
-                self._remember(fresh, about.confidence)
+                self._remember(fresh, about.confidence, unit.id)
             # The values of a walk are not known before it, so that no list of them can be asked for.
             shown = [loop for loop in body.loops[:MAX_REWRITTEN] if not loop.walk]
             candidates = [found for loop in shown if (found := self._candidate(loop)) is not None]
@@ -111,13 +122,19 @@ class NPlusOne(Analyzer):
 
     def told(self, execution: Execution) -> Confidence | None:
         """How surely an execution was told of lately as the turn of a loop without a request's id; None: it was not."""
-        return self._told.get(execution.id) or self._told_before.get(execution.id)
+        told = self._told.get(execution.id) or self._told_before.get(execution.id)
+        return told[0] if told is not None else None
 
-    def _remember(self, turns: list[Execution], confidence: Confidence) -> None:
+    def _teller(self, execution: Execution) -> str:
+        """The unit that the execution was told of; empty where it was not."""
+        told = self._told.get(execution.id) or self._told_before.get(execution.id)
+        return told[1] if told is not None else ""
+
+    def _remember(self, turns: list[Execution], confidence: Confidence, unit: str) -> None:
         if len(self._told) >= MAX_TOLD:
             self._told, self._told_before = {}, self._told
         for execution in turns:
-            self._told[execution.id] = confidence
+            self._told[execution.id] = confidence, unit
 
     def _candidate(self, loop: Repetition) -> Candidate | None:
         """One query for all turns of a loop, where there is one."""
@@ -129,20 +146,20 @@ class NPlusOne(Analyzer):
         values = array_of(loop.executions, loop.place[0]) if sql else ()
         return Candidate(sql, values, first, len(loop.executions)) if values else None
 
-    def _scale(self, unit: Unit, loop: Repetition) -> Scale:
+    def _scale(self, unit: Unit, loop: Repetition, complete: bool) -> Scale:
         """How the turns of a loop follow the rows of what drove it, in all units so far."""
         found, before = loop.parent, loop.read_before
         if found is not None:
-            driver, rows = found.execution.statement.fingerprint, found.execution.rows
+            driver, rows = found.execution.statement.fingerprint, found.rows
         elif before is not None:
             driver, rows = before.statement.fingerprint, before.rows
         else:
             return ""
-        return self._scaling.add(unit.route or driver, loop.statement.fingerprint, rows, loop.distinct)
+        return self._scaling.add(unit.route or driver, loop.statement.fingerprint, rows, loop.distinct, keep=complete)
 
 
 class _About(NamedTuple):
-    """What a body's first loop is about: who drove it, and how sure that is."""
+    """What a loop of a body is about: who drove it, and how sure that is."""
 
     severity: Severity
     confidence: Confidence
@@ -150,18 +167,35 @@ class _About(NamedTuple):
     parent_sql: str
     proof: tuple[str, ...]
 
+    @property
+    def weight(self) -> tuple[int, int]:
+        """For comparison: the surer one, then the graver one."""
+        return CONFIDENCES.index(self.confidence), SEVERITIES.index(self.severity)
+
 
 def _heard(unit: Unit, loop: Repetition) -> bool:
     """A connection may serve one request after another: without a mark, something must have given the values."""
-    if loop.proven or unit.confidence == "strong" or unit.kind == "transaction" or loop.in_transaction:
+    if unit.confidence == "strong" or unit.kind == "transaction" or loop.in_transaction:
+        return True
+    rounds = loop.parent.rounds if loop.parent is not None and not loop.walk else 1
+    if loop.proven and (rounds == 1 or len(loop.executions) >= EACH * rounds):
         return True
     before = loop.read_before
     enough = unit.kind == "connection" or len(loop.executions) >= MANY
     return enough and before is not None and before.rows >= loop.distinct
 
 
-def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, joined: Confidence | None) -> _About:
-    loop = body.loops[0]
+def _gravest(
+    unit: Unit, body: Body, scales: list[Scale], tables: Tables, joined: Confidence | None
+) -> tuple[Body, _About]:
+    """The body with the loop first that tells most, whichever began first, and what that is about."""
+    abouts = [_about(unit, body, loop, scale, tables, joined) for loop, scale in zip(body.loops, scales, strict=True)]
+    best = max(range(len(abouts)), key=lambda one: (*abouts[one].weight, -one))
+    loop = body.loops[best]
+    return Body((loop, *(one for one in body.loops if one is not loop))), abouts[best]
+
+
+def _about(unit: Unit, body: Body, loop: Repetition, scale: Scale, tables: Tables, joined: Confidence | None) -> _About:
     count = max(len(one.executions) for one in body.loops)
     before, found = loop.read_before, loop.parent
     likely = before if before is not None and before.rows in (len(loop.executions), loop.distinct) else None
@@ -186,10 +220,10 @@ def _about(unit: Unit, body: Body, scale: Scale, tables: Tables, joined: Confide
             if joined is not None:
                 # What one connection showed is as sure as it was; the others' turns fill it up.
                 severity, confidence = (severity, joined) if joined == "proven" else ("low", joined)
-            elif (found is not None and not found.in_order) or _has_borders(unit, body):
+            elif (found is not None and not found.in_order) or _has_borders(unit, body, loop):
                 severity, confidence = "info", "candidate"
         else:
-            severity = "high" if count >= MANY and (body.span_ns >= LONG_NS or severity == "high") else "medium"
+            severity = "high" if count >= MANY else "medium"
     elif scale == "follows":
         severity = SEVERITIES[SEVERITIES.index(severity) + 1]
         confidence = "likely"
@@ -203,9 +237,9 @@ def _connections(body: Body) -> int:
     return len({execution.connection.id for loop in body.loops for execution in loop.executions})
 
 
-def _has_borders(unit: Unit, body: Body) -> bool:
+def _has_borders(unit: Unit, body: Body, loop: Repetition) -> bool:
     """True where something that is not of the loop stands between most of its turns: other requests have begun."""
-    turns = {execution.id for execution in body.loops[0].executions}
+    turns = {execution.id for execution in loop.executions}
     own = {loop.statement.fingerprint for loop in body.loops if loop.proven}
     borders = begun = 0
     bordered = False
@@ -264,6 +298,7 @@ def _finding(unit: Unit, body: Body, about: _About, tables: Tables, fresh: list[
         ),
         suggestion=Suggestion(text=_advice(body, about)),
         at_ns=unit.ended_ns,
+        unit_id=unit.id,
     )
 
 

@@ -14,7 +14,7 @@ Values are kept as hashes, so that nothing a user typed stays in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
@@ -22,7 +22,8 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_catalogue, is_tool
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.proxy.events import Connection, ConnectionClass, Slot, Text
+from pgtattle.analyzers.tally import Tally
+from pgtattle.proxy.events import Connection, ConnectionClass, Slot, Statement, Text
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import PastedEvidence, Severity, Suggestion
 
@@ -54,13 +55,12 @@ _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]|$)")
 class _Pasted:
     """One statement of one class, with literals in it. `values` are hashes by placeholder."""
 
-    __slots__ = ("both", "executions", "most_values", "next_at", "places", "sample", "texts", "total_ns", "values")
+    __slots__ = ("both", "most_values", "next_at", "places", "sample", "tally", "texts", "values")
 
     def __init__(self, places: frozenset[int]) -> None:
         self.places = places
-        self.executions = 0
+        self.tally = Tally()
         self.most_values = 0
-        self.total_ns = 0
         self.both = False
         self.next_at = MIN_EXECUTIONS
         self.texts: set[int] = set()
@@ -68,8 +68,7 @@ class _Pasted:
         self.sample: dict[int, str] = {}
 
     def add(self, execution: Execution, slots: list[Slot]) -> None:
-        self.executions += 1
-        self.total_ns += execution.duration_ns
+        self.tally.add(execution.duration_ns, execution.ended_ns)
         self.both = self.both or execution.binds
         if len(self.texts) < MAX_TEXTS:
             self.texts.add(hash(execution.text.sql))
@@ -86,14 +85,13 @@ class _Pasted:
 
 
 class _Class:
-    """One class: executions that bind, that paste, and the statements that do the latter with different values."""
+    """One class: executions that bind, a tally of those that paste, the statements that do so with several values."""
 
-    __slots__ = ("bound", "next_at", "pasted", "total_ns", "varying")
+    __slots__ = ("bound", "next_at", "pasted", "varying")
 
     def __init__(self) -> None:
         self.bound = 0
-        self.pasted = 0
-        self.total_ns = 0
+        self.pasted = Tally()
         self.varying: dict[str, int] = {}
         self.next_at = MIN_EXECUTIONS
 
@@ -171,9 +169,9 @@ class Unparameterized(Analyzer):
             fingerprint = execution.text.statement.fingerprint
             pasted = self._pasted.get((before.key, fingerprint))
             if pasted is not None:
-                pasted.executions -= 1
-                before.of_class.pasted -= 1
-                if pasted.executions <= 0:
+                pasted.tally.take_back(execution.duration_ns)
+                before.of_class.pasted.take_back(execution.duration_ns)
+                if pasted.tally.count <= 0:
                     before.of_class.varying.pop(fingerprint, None)
             self._paste(now, execution, literals)
 
@@ -193,20 +191,20 @@ class Unparameterized(Analyzer):
             return ()
         pasted.add(execution, slots)
         of_class = connection.of_class
-        of_class.pasted += 1
-        of_class.total_ns += execution.duration_ns
+        of_class.pasted.add(execution.duration_ns, execution.ended_ns)
         if not connection.binds:
             if len(connection.early) < MAX_EARLY and len(execution.text.sql) <= MAX_EARLY_TEXT:
                 connection.early.append((execution, literals))
             if pasted.most_values >= MIN_VARYING:
                 if statement.fingerprint in of_class.varying or len(of_class.varying) < MAX_VARYING:
-                    of_class.varying[statement.fingerprint] = pasted.executions
-                if of_class.pasted >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
-                    of_class.next_at = 2 * of_class.pasted
-                    return (_of_application(connection.key, of_class, execution),)
-        elif pasted.executions >= pasted.next_at and pasted.most_values >= MIN_VALUES:
-            pasted.next_at = 2 * pasted.executions
-            return (self._of_statement(connection.key, of_class, pasted, execution),)
+                    of_class.varying[statement.fingerprint] = pasted.tally.count
+                if of_class.pasted.count >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
+                    of_class.next_at = 2 * of_class.pasted.count
+                    return (_of_application(connection.key, of_class),)
+        elif pasted.tally.count >= pasted.next_at and pasted.most_values >= MIN_VALUES:
+            pasted.next_at = 2 * pasted.tally.count
+            tables = self._facts.of(execution.text).tables[:3]
+            return (_of_statement(connection.key, of_class, pasted, statement, tables),)
         return ()
 
     def _class(self, key: ConnectionClass) -> _Class:
@@ -229,46 +227,49 @@ class Unparameterized(Analyzer):
         # Frameworks write lists of ids into the text themselves; their length is another matter.
         return frozenset(places - {number for number, _ in text.lists if not _has_rows(sql, number)})
 
-    def _of_statement(self, key: ConnectionClass, of_class: _Class, pasted: _Pasted, execution: Execution) -> Finding:
-        statement = execution.text.statement
-        share = of_class.bound / max(1, of_class.bound + of_class.pasted)
-        severity: Severity = "high" if pasted.both or share >= MIXED_SHARE else "medium"
-        tables = ", ".join(self._facts.of(execution.text).tables[:3])
-        values = pasted.most_values
-        often = f"{values}+" if values >= MAX_VALUES else str(values)
-        varying = sorted(number for number, seen in pasted.values.items() if len(seen) >= MIN_VALUES)
-        return Finding(
-            rule="unparameterized",
-            subject=statement.fingerprint,
-            severity=severity,
-            confidence="likely",
-            title=f"values pasted into a {statement.command} on {tables}: {often} different ones in "
-            f"{pasted.executions} executions, where {key.application} binds {share:.0%} of its queries",
-            fingerprints=(statement.fingerprint,),
+
+def _of_statement(
+    key: ConnectionClass, of_class: _Class, pasted: _Pasted, statement: Statement, tables: Sequence[str]
+) -> Finding:
+    share = of_class.bound / max(1, of_class.bound + of_class.pasted.count)
+    severity: Severity = "high" if pasted.both or share >= MIXED_SHARE else "medium"
+    count = pasted.tally.count
+    values = pasted.most_values
+    often = f"{values}+" if values >= MAX_VALUES else str(values)
+    varying = sorted(number for number, seen in pasted.values.items() if len(seen) >= MIN_VALUES)
+    return Finding(
+        rule="unparameterized",
+        subject=statement.fingerprint,
+        severity=severity,
+        confidence="likely",
+        title=f"values pasted into a {statement.command} on {', '.join(tables)}: {often} different ones in "
+        f"{count} executions, where {key.application} binds {share:.0%} of its queries",
+        fingerprints=(statement.fingerprint,),
+        sql=statement.sql,
+        count=count,
+        total_ns=pasted.tally.total_ns,
+        evidence=PastedEvidence(
+            application=key.application,
+            executions=count,
+            texts=len(pasted.texts),
+            slots=[f"${number}" for number in varying],
+            values=values,
+            bound_share=share,
+            statements=1,
+            examples=[pasted.sample[number] for number in varying],
+        ),
+        suggestion=Suggestion(
+            text=f"Pass {', '.join(f'${number}' for number in varying)} as bound parameters, as the rest of the "
+            "application does: pasted values are open to injection and cost a plan each.",
             sql=statement.sql,
-            count=pasted.executions,
-            total_ns=pasted.total_ns,
-            evidence=PastedEvidence(
-                application=key.application,
-                executions=pasted.executions,
-                texts=len(pasted.texts),
-                slots=[f"${number}" for number in varying],
-                values=values,
-                bound_share=share,
-                statements=1,
-                examples=[pasted.sample[number] for number in varying],
-            ),
-            suggestion=Suggestion(
-                text=f"Pass {', '.join(f'${number}' for number in varying)} as bound parameters, as the rest of the "
-                "application does: pasted values are open to injection and cost a plan each.",
-                sql=statement.sql,
-            ),
-            at_ns=execution.ended_ns,
-            cumulative=True,
-        )
+        ),
+        at_ns=pasted.tally.last_ns,
+        tally=pasted.tally,
+        draw=lambda: _of_statement(key, of_class, pasted, statement, tables),
+    )
 
 
-def _of_application(key: ConnectionClass, of_class: _Class, execution: Execution) -> Finding:
+def _of_application(key: ConnectionClass, of_class: _Class) -> Finding:
     statements = len(of_class.varying)
     most = sorted(of_class.varying, key=lambda fingerprint: -of_class.varying[fingerprint])[:MAX_NAMED]
     return Finding(
@@ -278,11 +279,11 @@ def _of_application(key: ConnectionClass, of_class: _Class, execution: Execution
         confidence="likely",
         title=f"{key.application} binds no parameters: {statements} statements carry their values in the text",
         fingerprints=tuple(most),
-        count=of_class.pasted,
-        total_ns=of_class.total_ns,
+        count=of_class.pasted.count,
+        total_ns=of_class.pasted.total_ns,
         evidence=PastedEvidence(
             application=key.application,
-            executions=of_class.pasted,
+            executions=of_class.pasted.count,
             texts=0,
             slots=[],
             values=0,
@@ -295,8 +296,9 @@ def _of_application(key: ConnectionClass, of_class: _Class, execution: Execution
             "planned anew and hand-made SQL cannot be told apart. Bind in the server: psycopg 3, in Django "
             "OPTIONS = {'server_side_binding': True}, in pgjdbc preferQueryMode=extended."
         ),
-        at_ns=execution.ended_ns,
-        cumulative=True,
+        at_ns=of_class.pasted.last_ns,
+        tally=of_class.pasted,
+        draw=lambda: _of_application(key, of_class),
     )
 
 

@@ -36,6 +36,8 @@ MAX_PARENTS: Final = 20
 """Statements whose results are looked at, the latest first."""
 MAX_RESULTS: Final = 100
 """Results of one statement that are looked at as one."""
+EACH: Final = 5
+"""Turns for each of several results from which they are surely a loop in a loop."""
 LEAST: Final = 3
 """Different values without which nothing is proven."""
 
@@ -49,8 +51,9 @@ class Parent(NamedTuple):
     """A query that gave a loop its values: its column, the loop's own column, and by which evidence.
 
     `evidence` is of `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
-    values that the loop asked for; 1.0 is a query for every row. `in_order`: they came as the rows do, which of sorted
-    ones says little, and of others that they did not come from a loop over the rows where it is false.
+    values that the loop asked for; 1.0 is a query for every row. `rows` are those of all results that are as one,
+    and `rounds` counts the results where some came between the turns. `in_order`: they came as the rows do, which of
+    sorted ones says little, and of others that they did not come from a loop over the rows where it is false.
     """
 
     execution: Execution
@@ -59,6 +62,8 @@ class Parent(NamedTuple):
     evidence: tuple[str, ...]
     coverage: float
     in_order: bool
+    rows: int
+    rounds: int
 
     @property
     def proven(self) -> bool:
@@ -74,22 +79,38 @@ class Loop(NamedTuple):
     tables: tuple[str, ...]
 
 
+class _Fed(NamedTuple):
+    """Results of one statement that are as one, `parts`; `execution` is the last before a loop's first turn.
+
+    `given` counts for each turn those that came before it, where some came between the turns: a loop in a loop. It may
+    be shorter than the loop, which then is told by its first turns.
+    """
+
+    execution: Execution
+    columns: Sequence[Column]
+    parts: Sequence[Sample]
+    given: Sequence[int]
+    rows: int
+
+
 class Results:
     """The sampled results of one unit, by statement, for all of its loops."""
 
     def __init__(self, executions: Sequence[Execution], samples: Samples) -> None:
         self._results: dict[str, list[tuple[int, Execution, Sample]]] = {}
-        self._columns: dict[tuple[str, int], Sequence[Column]] = {}
+        self._columns: dict[tuple[str, int, int], Sequence[Column]] = {}
         for index, execution in enumerate(executions):
             sample = samples.of(execution.id)
             if sample is not None:
                 self._results.setdefault(execution.text.statement.fingerprint, []).append((index, execution, sample))
 
-    def before(self, first: Execution, index: int) -> Iterator[tuple[Execution, Sequence[Column]]]:
-        """The results that began before a loop whose `first` execution is at `index`, the latest statement first.
+    def before(self, first: Execution, turns: Sequence[int]) -> Iterator[_Fed]:
+        """The results that began before a loop whose turns are at these places, the latest statement first.
 
-        Those of one statement are as one result, for a loop's may be the parent of another; the execution is its last.
+        Those of one statement are as one result, for a loop's may be the parent of another: those before the first
+        turn, then with them those that came between the turns.
         """
+        index = turns[0]
         found: list[tuple[int, str, int]] = []
         for fingerprint, results in self._results.items():
             if fingerprint == first.text.statement.fingerprint:
@@ -100,14 +121,27 @@ class Results:
             if count:
                 found.append((results[count - 1][0], fingerprint, count))
         for _, fingerprint, count in sorted(found, reverse=True)[:MAX_PARENTS]:
-            yield self._results[fingerprint][count - 1][1], self._together(fingerprint, count)
+            results = self._results[fingerprint]
+            start = max(0, count - MAX_RESULTS)
+            yield self._fed(fingerprint, start, count, count, ())
+            if count < len(results) and results[count][0] < turns[-1]:
+                places = [place for place, _, _ in results[start : start + MAX_RESULTS + 1]]
+                given = [bisect_left(places, turn) for turn in turns]
+                given = given[: bisect_left(given, MAX_RESULTS + 1)]
+                yield self._fed(fingerprint, start, start + given[-1], count, given)
 
-    def _together(self, fingerprint: str, count: int) -> Sequence[Column]:
-        """The columns of the first `count` results of a statement, of the last of them, one after another."""
-        key = (fingerprint, count)
+    def _fed(self, fingerprint: str, start: int, end: int, before: int, given: Sequence[int]) -> _Fed:
+        results = self._results[fingerprint]
+        parts = [sample for _, _, sample in results[start:end]]
+        rows = sum(execution.rows for _, execution, _ in results[start:end])
+        return _Fed(results[before - 1][1], self._together(fingerprint, start, end), parts, given, rows)
+
+    def _together(self, fingerprint: str, start: int, end: int) -> Sequence[Column]:
+        """The columns of some results of a statement, one after another."""
+        key = (fingerprint, start, end)
         known = self._columns.get(key)
         if known is None:
-            samples = [sample for _, _, sample in self._results[fingerprint][max(0, count - MAX_RESULTS) : count]]
+            samples = [sample for _, _, sample in self._results[fingerprint][start:end]]
             known = self._columns[key] = samples[0].columns if len(samples) == 1 else _joined(samples)
         return known
 
@@ -119,34 +153,42 @@ class Parents:
         self._keys = keys
 
     def of(
-        self, loop: Loop, results: Results, index: int, tables: Callable[[Execution], tuple[str, ...]]
+        self, loop: Loop, results: Results, turns: Sequence[int], tables: Callable[[Execution], tuple[str, ...]]
     ) -> Parent | None:
-        """The parent of a loop that begins at `index` of its unit; `tables` tells those of an execution.
+        """The parent of a loop whose turns are at these places of its unit; `tables` tells those of an execution.
 
         The latest proven one; else the latest that holds the values at all.
         """
         likely: Parent | None = None
-        for execution, columns in results.before(loop.executions[0], index):
-            found = self._best(loop, execution, columns, tables(execution))
-            if found is not None and found.proven:
+        plain: Parent | None = None
+        for fed in results.before(loop.executions[0], turns):
+            found = self._best(loop, fed, tables(fed.execution))
+            if not fed.given:
+                if plain is not None:
+                    return plain
+                if found is not None and found.proven:
+                    plain = found
+            elif found is not None and found.proven and (plain is None or _nested(found, plain, len(turns))):
                 return found
             likely = likely or found
-        return likely
+        return plain or likely
 
-    def _best(
-        self, loop: Loop, execution: Execution, columns: Sequence[Column], tables: tuple[str, ...]
-    ) -> Parent | None:
+    def _best(self, loop: Loop, fed: _Fed, tables: tuple[str, ...]) -> Parent | None:
         best: Parent | None = None
         rank: tuple[int, bool, int] = (-1, False, 0)
+        execution = fed.execution
+        rounds = len(fed.parts) if fed.given else 1
         database = execution.connection.database
         for child, values in loop.slots:
-            asked = [hashed(value) for value in values]
+            asked = [hashed(value) for value in (values[: len(fed.given)] if fed.given else values)]
             distinct = set(asked)
             if len(distinct) < LEAST:
                 continue
-            for column in columns:
+            for number, column in enumerate(fed.columns):
                 held = column.distinct
                 if len(held) < 2 or len(distinct & held) < CONTAINED * len(distinct):
+                    continue
+                if fed.given and len(_in_time(asked, fed, number)) < CONTAINED * len(distinct):
                     continue
                 field = column.field
                 links = []
@@ -160,8 +202,30 @@ class Parents:
                 this = (len(evidence), bool(links), -len(held))
                 if best is None or this > rank:
                     coverage = len(distinct & held) / len(held)
-                    best, rank = Parent(execution, field.name, child, evidence, coverage, in_order), this
+                    best = Parent(execution, field.name, child, evidence, coverage, in_order, fed.rows, rounds)
+                    rank = this
         return best
+
+
+def _nested(parent: Parent, plain: Parent, turns: int) -> bool:
+    """True for a loop in a loop whose first result holds all values too: the order of the rows tells."""
+    return parent.in_order and not plain.in_order and turns >= EACH * parent.rounds
+
+
+def _in_time(asked: Sequence[int], fed: _Fed, number: int) -> set[int]:
+    """The values that stood in a column of a result that came before they were asked for."""
+    seen: set[int] = set()
+    found: set[int] = set()
+    taken = 0
+    for value, given in zip(asked, fed.given, strict=True):
+        while taken < min(given, len(fed.parts)):
+            columns = fed.parts[taken].columns
+            if number < len(columns):
+                seen.update(columns[number].hashes)
+            taken += 1
+        if value in seen:
+            found.add(value)
+    return found
 
 
 def _joined(samples: Sequence[Sample]) -> Sequence[Column]:

@@ -7,14 +7,12 @@ client that waits between two looks wants to see a change.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
-from statistics import median
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
-from pgtattle.analyzers.repetition import Repetition, Repetitions
+from pgtattle.analyzers.repetition import BURST_PAUSE_NS, Repetition, Repetitions, usual_pause_ns
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.schema import Confidence, RepeatEvidence, Severity, Suggestion, UnitRef
 
@@ -35,8 +33,12 @@ class RepeatedRead(Analyzer):
         return [
             _finding(unit, repeat)
             for repeat in self._repetitions.of(unit)
-            if repeat.shape == "repeat" and _heard(unit, repeat) and not _is_poll(repeat)
+            if repeat.shape == "repeat" and _heard(unit, repeat) and not _is_poll(unit, repeat)
         ]
+
+    def preview(self, unit: Unit) -> Iterable[Finding]:
+        """What can be said of it so far."""
+        return self.unit(unit)
 
 
 def _heard(unit: Unit, repeat: Repetition) -> bool:
@@ -44,10 +46,9 @@ def _heard(unit: Unit, repeat: Repetition) -> bool:
     return unit.kind != "burst" or len(repeat.executions) >= MANY
 
 
-def _is_poll(repeat: Repetition) -> bool:
-    executions = repeat.executions
-    gaps = [after.started_ns - before.ended_ns for before, after in pairwise(executions)]
-    return median(gaps) > POLL_GAP_NS
+def _is_poll(unit: Unit, repeat: Repetition) -> bool:
+    """True where the client waits before it asks again; in a burst, who waits a little may be the next request."""
+    return usual_pause_ns(repeat.executions) > (BURST_PAUSE_NS if unit.kind == "burst" else POLL_GAP_NS)
 
 
 def _finding(unit: Unit, repeat: Repetition) -> Finding:
@@ -89,4 +90,5 @@ def _finding(unit: Unit, repeat: Repetition) -> Finding:
             f"{count - 1} of {count} executions asked what was known already."
         ),
         at_ns=unit.ended_ns,
+        unit_id=unit.id,
     )

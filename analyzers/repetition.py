@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.keys import Keys
@@ -41,6 +42,8 @@ FEW_VALUES: Final = 0.2
 WEAK_SPAN_NS: Final = 5_000_000_000
 LOOK_BACK: Final = 100
 MAX_GROUPS: Final = 50
+BURST_PAUSE_NS: Final = 50_000_000
+"""Between two executions in a burst; where it is usually longer, it may be one request after another."""
 # Of a loop whose parent is proven so much less is enough: three instead of five.
 PROVEN: Final = 0.6
 
@@ -158,8 +161,6 @@ class Repetitions:
         executions = unit.executions
         if len(executions) < least:
             return []
-        if unit.confidence == "weak" and unit.ended_ns - unit.started_ns > WEAK_SPAN_NS:
-            return []
         if unit.confidence != "strong" and is_tool(executions[0].connection.application):
             return []
         groups: dict[tuple[str, str, str, str], list[int]] = {}
@@ -195,7 +196,9 @@ class Repetitions:
             if execution.sqlstate and execution.transaction and is_retryable(execution.sqlstate)
         }
         found = [self._judge(executions, group, members, retried, proven_min, results) for group in repeated]
-        return [repetition for repetition in found if repetition is not None]
+        # Only what a result gave its values to is sure to be one piece of work there.
+        mixed = unit.confidence == "weak" and unit.ended_ns - unit.started_ns > WEAK_SPAN_NS
+        return [one for one in found if one is not None and (one.proven or not mixed)]
 
     def _judge(
         self,
@@ -230,7 +233,7 @@ class Repetitions:
         walk = ""
         if len(distinct) >= LEAST and len(group) >= proven_min and varying:
             loop = Loop(executions, compared_to(executions[0], rows, varying), tables)
-            parent = self._parents.of(loop, results, group[0], self.tables)
+            parent = self._parents.of(loop, results, group, self.tables)
             if parent is None or not parent.proven:
                 walk = walked(loop, self._samples, self._keys)
         proven = bool(walk) or (parent is not None and parent.proven)
@@ -276,9 +279,10 @@ class Repetitions:
     def _unchanged(
         self, all_: Sequence[Execution], group: list[int], values: list[Values], tables: tuple[str, ...]
     ) -> list[Execution]:
-        """The longest row of executions with the same values and no write of their tables in between."""
+        """The longest row of executions with the same values, the same result and no write of their tables between."""
         best: list[int] = []
         rows: dict[Values, list[int]] = {}
+        digests: dict[Values, int] = {}
         position = group[0]
         for index, value in zip(group, values, strict=True):
             if any(
@@ -288,6 +292,11 @@ class Repetitions:
             ):
                 rows.clear()
             position = index
+            sample = self._samples.of(all_[index].id)
+            if sample is not None and sample.digest != digests.setdefault(value, sample.digest):
+                # Others write too: who reads again to see a change asks for what was not known.
+                digests[value] = sample.digest
+                rows.pop(value, None)
             row = rows.setdefault(value, [])
             row.append(index)
             if len(row) > len(best):
@@ -320,6 +329,12 @@ def is_catalogue(table: str) -> bool:
 def is_retryable(sqlstate: str) -> bool:
     """True for the errors after which clients try again."""
     return sqlstate in _RETRYABLE or sqlstate.startswith("08")
+
+
+def usual_pause_ns(executions: Sequence[Execution]) -> int:
+    """The lower quartile of the pauses between executions: a busy machine makes pauses longer, never shorter."""
+    pauses = sorted(after.started_ns - before.ended_ns for before, after in pairwise(executions))
+    return pauses[len(pauses) // 4] if pauses else 0
 
 
 def batched(all_: Sequence[Execution], group: list[int]) -> bool:

@@ -27,6 +27,8 @@ MAX_WAITING: Final = 500
 """Rewrites that findings wait for."""
 MAX_VALUES: Final = 1_000
 ASK_AGAIN_NS: Final = 600_000_000_000
+LONGER: Final = 2
+"""A loop of so many times the turns is asked about anew: its numbers are others."""
 MAX_ASKED: Final = 10
 """Questions without an answer yet: others wait for the same server."""
 UNANSWERED_NS: Final = 60_000_000_000
@@ -38,6 +40,8 @@ _PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 
 Key = tuple[str, str]
 """A database and a statement."""
+Shown = Sequence[tuple[str, int]]
+"""Rewrites, each with the turns of the loop that it stands for."""
 
 
 class Candidate(NamedTuple):
@@ -50,21 +54,31 @@ class Candidate(NamedTuple):
 
 
 class _Rewrite:
-    """What is known of a rewrite: shown as `sql` with a status and the planner's words, once it was answered."""
+    """What is known of a rewrite: shown as `sql` with a status and the planner's costs, once it was answered.
 
-    __slots__ = ("answered", "asked_ns", "sql", "status", "turns", "words")
+    `turns` are those of the loop that was asked about last; `all_cost` is of all of them at once, `one_cost` of one.
+    """
 
-    def __init__(self, turns: int) -> None:
+    __slots__ = ("all_cost", "answered", "asked_ns", "one_cost", "sql", "status", "turns")
+
+    def __init__(self) -> None:
         self.asked_ns = 0
-        self.turns = turns
+        self.turns = 0
         self.answered = False
         self.sql = ""
         self.status: SuggestionStatus = "unverified"
-        self.words = ""
+        self.all_cost = self.one_cost = 0.0
+
+    def words(self, turns: int) -> str:
+        """What the planner expects, for people who look at a loop of so many turns."""
+        if self.status == "unverified":
+            return ""
+        all_ = f"all {turns}" if turns == self.turns else f"{self.turns} of them"
+        return f"The planner expects {self.all_cost:,.2f} for {all_} at once, and {self.one_cost:,.2f} for one alone."
 
     def learn(self, answer: RewriteAnswer) -> None:
         self.answered = True
-        self.sql, self.status, self.words = "", "unverified", ""
+        self.sql, self.status = "", "unverified"
         if answer.refused:
             return
         self.sql = _renumbered(answer.question.rewritten)
@@ -75,7 +89,7 @@ class _Rewrite:
         except ValueError:
             return
         self.status = "verified" if all_ < self.turns * one else "partly"
-        self.words = f"The planner expects {all_:,.2f} for all at once, and {one:,.2f} for each of {self.turns}."
+        self.all_cost, self.one_cost = all_, one
 
 
 class Rewrites:
@@ -85,7 +99,7 @@ class Rewrites:
         self._rewrites: Bounded[Key, _Rewrite] = Bounded(MAX_REWRITES)
         self._asked: dict[Key, int] = {}
         # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
-        self._waiting: Bounded[Key, dict[str, tuple[Finding, tuple[str, ...]]]] = Bounded(MAX_WAITING)
+        self._waiting: Bounded[Key, dict[str, tuple[Finding, Shown]]] = Bounded(MAX_WAITING)
 
     def suggest(self, finding: Finding, candidates: Sequence[Candidate]) -> tuple[Finding, list[RewriteQuestion]]:
         """The finding with what may be shown of its rewrites now, and what is to be asked about the others.
@@ -95,17 +109,20 @@ class Rewrites:
         if not candidates:
             return finding, []
         database = candidates[0].first.connection.database
-        statements = tuple(candidate.sql for candidate in candidates)
+        statements = tuple((candidate.sql, candidate.turns) for candidate in candidates)
         questions: list[RewriteQuestion] = []
         for candidate in candidates:
             key = (database, candidate.sql)
             rewrite = self._rewrites.get(key)
             if rewrite is None:
-                rewrite = _Rewrite(candidate.turns)
+                rewrite = _Rewrite()
                 self._rewrites.put(key, rewrite)
-            due = not rewrite.asked_ns or finding.at_ns - rewrite.asked_ns >= ASK_AGAIN_NS
-            if due and self._may_ask(finding.at_ns):
+            longer = candidate.turns >= LONGER * rewrite.turns and key not in self._asked
+            due = longer or finding.at_ns - rewrite.asked_ns >= ASK_AGAIN_NS
+            asks = due and self._may_ask(finding.at_ns)
+            if asks:
                 rewrite.asked_ns = self._asked[key] = finding.at_ns
+                rewrite.turns = candidate.turns
                 questions.append(
                     RewriteQuestion(
                         database=database,
@@ -115,7 +132,7 @@ class Rewrites:
                         values=_referred(candidate.sql, candidate.values),
                     )
                 )
-            if not rewrite.answered:
+            if asks or not rewrite.answered:
                 waiting = self._waiting.get(key) or {}
                 waiting[finding.id] = (finding, statements)
                 self._waiting.put(key, waiting)
@@ -146,17 +163,18 @@ class Rewrites:
                 again.append(replace(finding, count=0, total_ns=0, evidence=evidence, suggestion=suggestion))
         return again
 
-    def _suggestion(self, text: str, database: str, statements: Sequence[str]) -> Suggestion:
+    def _suggestion(self, text: str, database: str, statements: Shown) -> Suggestion:
         """The advice with the rewrites that may be shown; as sure as the least sure of them."""
-        known = (self._rewrites.get((database, sql)) for sql in statements)
-        shown = [rewrite for rewrite in known if rewrite is not None and rewrite.sql]
+        known = [(self._rewrites.get((database, sql)), turns) for sql, turns in statements]
+        told = [(rewrite, turns) for rewrite, turns in known if rewrite is not None and rewrite.sql]
+        shown = [rewrite for rewrite, _ in told]
         if not shown:
             return Suggestion(text=text)
         statuses = [rewrite.status for rewrite in shown]
         status: SuggestionStatus = "verified"
         if any(one != "verified" for one in statuses):
             status = "unverified" if "unverified" in statuses else "partly"
-        remarks = [rewrite.words for rewrite in shown if rewrite.words]
+        remarks = [words for rewrite, turns in told if (words := rewrite.words(turns))]
         if any(" GROUP BY " in rewrite.sql for rewrite in shown):
             remarks.append("A value that no row has is missing from its answer.")
         words = " ".join(dict.fromkeys((text, *remarks)))

@@ -1,8 +1,8 @@
 """`row-by-row-write`: INSERT, UPDATE or DELETE in a loop that one statement could do.
 
-Enters: complete units. Leaves: a finding per statement and unit. A burst of one connection is no evidence: a service
-that writes a row for each request looks like that. Out of scope: reads in a loop; what the client sent without waiting,
-which costs one round trip for all.
+Enters: complete units. Leaves: a finding per statement and unit. Where no signal tells a unit apart it is a hint; in a
+burst only an UPDATE or DELETE right after another is, for a service that writes a row for each request looks like a
+loop of INSERTs. Out of scope: reads in a loop; what the client sent without waiting, which is one round trip for all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
@@ -17,7 +18,15 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.questions import Answer
-from pgtattle.analyzers.repetition import MAX_GROUPS, batched, is_catalogue, is_retryable, is_tool
+from pgtattle.analyzers.repetition import (
+    BURST_PAUSE_NS,
+    MAX_GROUPS,
+    batched,
+    is_catalogue,
+    is_retryable,
+    is_tool,
+    usual_pause_ns,
+)
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
@@ -31,6 +40,7 @@ LOOK_BEFORE: Final = 4
 """Executions of a connection before a write among which the read that checked for it is looked for."""
 
 _COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE"))
+_ASKS: Final = frozenset(("read", "write", "copy"))
 _INTEGER: Final = re.compile(r"-?\d+")
 _NUMERIC: Final = re.compile(r"-?\d+\.\d+")
 # pg_type.dat. Of integers drivers take the smallest that a value fits in.
@@ -69,7 +79,7 @@ class RowByRowWrite(Analyzer):
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of writes of a complete unit, and questions about what would replace them."""
         executions = unit.executions
-        if len(executions) < self._least or unit.kind == "burst" or is_tool(executions[0].connection.application):
+        if len(executions) < self._least or is_tool(executions[0].connection.application):
             return ()
         groups: dict[tuple[str, str, str], list[int]] = {}
         for index, execution in enumerate(executions):
@@ -83,6 +93,10 @@ class RowByRowWrite(Analyzer):
         for group in sorted(repeated[:MAX_GROUPS]):
             outcomes += self._judge(unit, group)
         return outcomes
+
+    def preview(self, unit: Unit) -> Iterable[Outcome]:
+        """What can be said of it so far."""
+        return self.unit(unit)
 
     def answer(self, answer: Answer) -> Iterable[Outcome]:
         """The findings whose rewrite the server took, said again with it."""
@@ -107,6 +121,8 @@ class RowByRowWrite(Analyzer):
         if not tables or all(map(is_catalogue, tables)) or _several_rows(executions):
             return ()
         insert = executions[0].text.statement.command == "INSERT"
+        if unit.kind == "burst" and (insert or not _in_a_row(all_, group)):
+            return ()
         told = None if insert else _telling(executions[0])
         distinct = len({_values(execution, told) for execution in executions})
         if not insert and distinct < MOST * len(group):
@@ -126,6 +142,14 @@ class RowByRowWrite(Analyzer):
                 checked += not set(tables).isdisjoint(self._facts.of(execution.text).tables)
                 break
         return checked >= MOST * len(group)
+
+
+def _in_a_row(all_: Sequence[Execution], group: Sequence[int]) -> bool:
+    """True where most come right after one another: nothing else was asked, nor waited for, in between."""
+    members = set(group)
+    asked = [index in members for index, one in enumerate(all_) if one.text.statement.kind in _ASKS]
+    followed = sum(one and other for one, other in pairwise(asked))
+    return followed >= MOST * (len(group) - 1) and usual_pause_ns([all_[index] for index in group]) <= BURST_PAUSE_NS
 
 
 def _telling(first: Execution) -> frozenset[int]:
@@ -170,7 +194,8 @@ def _finding(
     alone = all(not execution.transaction for execution in executions)
     severity: Severity = "medium"
     confidence: Confidence = "likely"
-    if checked or unit.kind == "connection":
+    together = first.transaction and all(one.transaction == first.transaction for one in executions)
+    if checked or (unit.kind in ("connection", "burst") and not together):
         severity, confidence = "info", "candidate"
     table, route = ", ".join(tables[:3]), f" (route {unit.route})" if unit.route else ""
     return Finding(
@@ -198,6 +223,7 @@ def _finding(
         ),
         suggestion=Suggestion(text=_advice(executions, alone, checked)),
         at_ns=unit.ended_ns,
+        unit_id=unit.id,
     )
 
 

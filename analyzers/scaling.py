@@ -31,13 +31,17 @@ class Scaling:
     def __init__(self) -> None:
         self._pairs: Bounded[tuple[str, str], deque[tuple[int, int]]] = Bounded(MAX_LOOPS)
 
-    def add(self, driver: str, child: str, rows: int, turns: int) -> Scale:
-        """Take a unit's pair; what all of them say. `driver` is the route or the parent's fingerprint."""
+    def add(self, driver: str, child: str, rows: int, turns: int, *, keep: bool = True) -> Scale:
+        """Take a unit's pair; what all of them say. `driver` is the route or the parent's fingerprint.
+
+        A unit that goes on is not to `keep`: it says how many turns it had when it is complete.
+        """
         pairs = self._pairs.get((driver, child))
         if pairs is None:
             pairs = deque(maxlen=MAX_PAIRS)
             self._pairs.put((driver, child), pairs)
-        pairs.append((rows, turns))
+        if keep:
+            pairs.append((rows, turns))
         sizes = {size for size, _ in pairs}
         if len(sizes) < MIN_SIZES:
             return ""

@@ -7,13 +7,15 @@ client took to read, which is not the server's. DDL, transaction control and ses
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.tally import Tally
+from pgtattle.proxy.events import Statement
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Severity, SlowEvidence, Suggestion
 from pgtattle.proxy.settings import RuleSettings
@@ -36,15 +38,17 @@ _COPY_ADVICE: Final = (
 
 
 class _Seen:
-    """One statement so far. `buckets` counts executions by duration, four buckets for each power of two."""
+    """One statement so far. `buckets` counts executions by duration, four buckets for each power of two.
 
-    __slots__ = ("buckets", "executions", "far_over", "max_ns", "next_at", "over", "over_ns", "rows")
+    `tally` counts those over the target.
+    """
+
+    __slots__ = ("buckets", "executions", "far_over", "max_ns", "next_at", "rows", "tally")
 
     def __init__(self) -> None:
         self.executions = 0
-        self.over = 0
+        self.tally = Tally()
         self.far_over = 0
-        self.over_ns = 0
         self.max_ns = 0
         self.rows = 0
         self.next_at = 1
@@ -82,52 +86,53 @@ class SlowQuery(Analyzer):
             self._seen.put(statement.fingerprint, seen)
         duration = max(0, execution.ended_ns - execution.started_ns - execution.stalled_ns)
         seen.executions += 1
+        seen.tally.touch()
         length = duration.bit_length()
         bucket = 4 * length + ((duration >> (length - 3)) & 3 if length > 3 else 0)
         seen.buckets[bucket] = seen.buckets.get(bucket, 0) + 1
         if duration <= self._target_ns or execution.text.tags.get("pgtattle") == "ignore":
             return ()
-        seen.over += 1
+        seen.tally.add(duration, execution.ended_ns)
+        over = seen.tally.count
         seen.far_over += duration > FAR * self._target_ns
-        seen.over_ns += duration
         if duration > seen.max_ns:
             seen.max_ns, seen.rows = duration, execution.rows
-        if seen.over < seen.next_at:
+        if over < seen.next_at:
             return ()
-        seen.next_at = seen.over + 1 if seen.over < 2 * ENOUGH else 2 * seen.over
-        return (self._finding(execution, seen),)
+        seen.next_at = over + 1 if over < 2 * ENOUGH else 2 * over
+        return (self._finding(statement, self._facts.of(execution.text).tables[:3], seen),)
 
-    def _finding(self, execution: Execution, seen: _Seen) -> Finding:
-        statement = execution.text.statement
-        often = seen.executions >= ENOUGH and seen.over > OFTEN * seen.executions and seen.over > 1
+    def _finding(self, statement: Statement, tables: Sequence[str], seen: _Seen) -> Finding:
+        over = seen.tally.count
+        often = seen.executions >= ENOUGH and over > OFTEN * seen.executions and over > 1
         severity: Severity = "low"
         if often:
             severity = "high" if seen.far_over > max(1.0, OFTEN * seen.executions) else "medium"
         elif seen.far_over:
             severity = "medium"
-        tables = ", ".join(self._facts.of(execution.text).tables[:3])
+        of = f" on {', '.join(tables)}" if tables else ""
         target = self._target_ns / 1e6
-        times = f"{seen.over} of {seen.executions} executions"
+        times = f"{over} of {seen.executions} executions"
         return Finding(
             rule="slow-query",
             subject=statement.fingerprint,
             severity=severity,
             confidence="likely",
-            title=f"{statement.command}{f' on {tables}' if tables else ''} took up to {seen.max_ns / 1e6:,.0f} ms: "
-            f"{times} over {target:,.0f} ms",
+            title=f"{statement.command}{of} took up to {seen.max_ns / 1e6:,.0f} ms: {times} over {target:,.0f} ms",
             fingerprints=(statement.fingerprint,),
             sql=statement.sql,
-            count=seen.over,
-            total_ns=seen.over_ns,
+            count=over,
+            total_ns=seen.tally.total_ns,
             evidence=SlowEvidence(
                 target_ms=target,
                 executions=seen.executions,
-                over_target=seen.over,
+                over_target=over,
                 p50_ms=seen.middle_ns() / 1e6,
                 max_ms=seen.max_ns / 1e6,
                 rows=seen.rows,
             ),
             suggestion=Suggestion(text=_COPY_ADVICE if statement.kind == "copy" else _ADVICE),
-            at_ns=execution.ended_ns,
-            cumulative=True,
+            at_ns=seen.tally.last_ns,
+            tally=seen.tally,
+            draw=lambda: self._finding(statement, tables, seen),
         )

@@ -19,6 +19,7 @@ import uvloop
 
 from benchmarks.results import Rate
 from benchmarks.targets import Target, resident_kib
+from pgtattle.proxy.claims import Claims
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.opening import Doorman, House
 from pgtattle.proxy.pipeline import Pipeline
@@ -122,7 +123,8 @@ async def _record(direct: Target, arguments: Iterable[str], transactions: int) -
 def make_pipeline() -> Pipeline:
     settings = Settings(upstream=Upstream(addresses=(), dsn=""), listen=(), api=Address())
     store = Store(time.time_ns(), time.monotonic_ns())
-    return Pipeline(settings, store, Metrics(lambda: store.evicted), lambda question: None, _give_up)
+    metrics = Metrics(lambda: store.evicted, store.ledger)
+    return Pipeline(settings, store, metrics, lambda question: None, _give_up, Claims())
 
 
 def _give_up(connection: int, reason: str) -> None:

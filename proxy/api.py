@@ -20,10 +20,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pgtattle.proxy.errors import FilterError, UsageError
+from pgtattle.proxy.events import Connection
 from pgtattle.proxy.filters import parse
 from pgtattle.proxy.guard import Access, Guard, error
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.schema import (
+    STATES,
+    ConnectionPage,
     ExecutionPage,
     FindingPage,
     ScopeRequest,
@@ -36,7 +39,7 @@ from pgtattle.proxy.scopes import Scopes
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.store import SORTS, Predicate, Store
 from pgtattle.proxy.streams import Streams, position
-from pgtattle.proxy.views import execution_view
+from pgtattle.proxy.views import connection_view, execution_view
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
@@ -74,12 +77,13 @@ def application(
     settings: Settings,
     scopes: Scopes,
     settle: Settle = _at_once,
+    connections: Callable[[], Sequence[Connection]] = tuple,
     clock: Callable[[], float] = time.monotonic,
     generation: str | None = None,
 ) -> ASGIApp:
     """The API. `ready` says whether the upstream answers and why not; `generation` names this process's memory."""
     streams = Streams(store, session, settings.values, generation or secrets.token_hex(4))
-    api = _Api(store, session, settings, streams, settle)
+    api = _Api(store, session, settings, streams, settle, connections)
     scope = _Scopes(scopes)
     routes = [
         Route("/api/v1/session", api.session),
@@ -90,6 +94,7 @@ def application(
         Route("/api/v1/findings/{id}", api.finding),
         Route("/api/v1/units", api.units),
         Route("/api/v1/units/{id}", api.unit),
+        Route("/api/v1/connections", api.connections),
         Route("/api/v1/scopes", scope.open, methods=["POST"]),
         Route("/api/v1/scopes/{id}", scope.close, methods=["DELETE"]),
         Route("/api/v1/report", api.report),
@@ -106,13 +111,20 @@ def metrics_application(*, metrics: Metrics, ready: Ready) -> ASGIApp:
 
 class _Api:
     def __init__(
-        self, store: Store, session: Callable[[], SessionView], settings: Settings, streams: Streams, settle: Settle
+        self,
+        store: Store,
+        session: Callable[[], SessionView],
+        settings: Settings,
+        streams: Streams,
+        settle: Settle,
+        connections: Callable[[], Sequence[Connection]],
     ) -> None:
         self._store = store
         self._session = session
         self._values = settings.values
         self._streams = streams
         self._settle = settle
+        self._connections = connections
 
     async def session(self, request: Request) -> Response:
         _parameters(request, ())
@@ -121,7 +133,7 @@ class _Api:
     async def executions(self, request: Request) -> Response:
         given = _parameters(request, ("limit", "after", "filter"))
         store = self._store
-        after = _number(given, "after", 0, 0, None)
+        after = _number(given, "after", 0, 0, store.newest)
         changes = store.executions(after, _limit(given), self._filter(given))
         views = [execution_view(each, store.anchor, self._values) for each in changes.executions]
         more = changes.cursor < store.newest
@@ -142,9 +154,12 @@ class _Api:
         return _json(_existing(self._store.statement(fingerprint), "statement", fingerprint))
 
     async def findings(self, request: Request) -> Response:
-        given = _parameters(request, ("limit", "after", "settle"))
+        given = _parameters(request, ("limit", "after", "settle", "state"))
+        state = given.get("state")
+        if state is not None and state not in STATES:
+            raise _Bad("state", state, f"one of {', '.join(STATES)}")
         await self._settled(given)
-        findings = {each.id: each for each in self._store.findings()}
+        findings = {each.id: each for each in self._store.findings() if state in (None, each.state)}
         chosen, after = _page(given, list(findings))
         return _json(FindingPage(items=[findings[each] for each in chosen], after=after))
 
@@ -168,6 +183,12 @@ class _Api:
         found = [store.execution(each) for each in store.units.executions(identity)]
         views = [execution_view(each, store.anchor, self._values) for each in found if each is not None]
         return _json(UnitDetail(unit=unit, executions=views))
+
+    async def connections(self, request: Request) -> Response:
+        found = {str(one.id): one for one in self._connections()}
+        chosen, after = _page(_parameters(request, ("limit", "after")), list(found))
+        views = [connection_view(found[each], self._store.anchor) for each in chosen]
+        return _json(ConnectionPage(items=views, after=after))
 
     async def report(self, request: Request) -> Response:
         await self._settled(_parameters(request, ("settle",)))
@@ -301,15 +322,15 @@ def _parameters(request: Request, allowed: Collection[str]) -> dict[str, str]:
     return given
 
 
-def _number(given: dict[str, str], name: str, default: int, least: int, most: int | None) -> int:
+def _number(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
     text = given.get(name)
     if text is None:
         return default
-    allowed = f"a number from {least}" + (f" to {most}" if most is not None else "")
+    allowed = f"a number from {least} to {most}"
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise _Bad(name, text, allowed)
     number = int(text)
-    if number < least or (most is not None and number > most):
+    if not least <= number <= most:
         raise _Bad(name, text, allowed)
     return number
 

@@ -9,7 +9,6 @@ IN).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Final
 
 from mypy_extensions import i64, mypyc_attr
@@ -17,27 +16,35 @@ from mypy_extensions import i64, mypyc_attr
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Text
 from pgtattle.proxy.exchange import Prepared
+from pgtattle.proxy.reading import Read, Reading, doubtful
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import PREFIX, PREFIX_HEAD, word
 from pgtattle.proxy.wire.frames import MAX_PENDING
 
 _FEW: Final = 64
 
-Read = Callable[[str, bool], tuple[Text, ...]]
-
 
 @mypyc_attr(acyclic=True)
 class Request:
     """A message that waits for its answer.
 
-    `body` is that of a Bind, Describe or Close; `name` an Execute's portal or a Parse's statement. Of a Query, `done`
-    of its `texts` are executed.
+    `body` is that of a Bind, Describe or Close, and the SQL of a Query or Parse, which is cut unless `whole`; `name` an
+    Execute's portal or a Parse's statement, `types` those that the Parse gives. Of a Query, `done` statements are
+    executed. `texts` and `prepared` are made when the server comes to them.
     """
 
-    __slots__ = ("at_ns", "body", "done", "exchange", "kind", "name", "prepared", "size", "texts")
+    __slots__ = ("at_ns", "body", "done", "exchange", "kind", "name", "prepared", "size", "texts", "types", "whole")
 
     def __init__(
-        self, kind: int, at_ns: int, size: int, exchange: int = 0, body: bytes = b"", name: bytes = b""
+        self,
+        kind: int,
+        at_ns: int,
+        size: int,
+        exchange: int = 0,
+        body: bytes = b"",
+        name: bytes = b"",
+        whole: bool = True,
+        types: tuple[int, ...] = (),
     ) -> None:
         self.kind = kind
         self.at_ns = at_ns
@@ -45,6 +52,8 @@ class Request:
         self.exchange = exchange
         self.body = body
         self.name = name
+        self.whole = whole
+        self.types = types
         self.texts: tuple[Text, ...] = ()
         self.prepared: Prepared | None = None
         self.done = 0
@@ -93,10 +102,9 @@ class Asked:
     """The requests of one connection; `read` lexes SQL. `copying`: the server reads a COPY whose end was not sent."""
 
     def __init__(self, read: Read) -> None:
-        self.encoding = "utf-8"
+        self.reading = Reading(read)
         self.pending = Requests()
         self.copying = False
-        self._read = read
         self._skipping = False
         self._exchange = 1
 
@@ -120,7 +128,30 @@ class Asked:
 
     def prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> Prepared:
         """The statement of a Parse that was sent in an exchange."""
-        return Prepared(name.decode("utf-8", "replace"), self._lex(sql, whole)[0], types, exchange)
+        return Prepared(name.decode("utf-8", "replace"), self.reading.texts(sql, whole)[0], types, exchange)
+
+    def texts(self, request: Request) -> tuple[Text, ...]:
+        """The statements of a Query that the server is at; so it read them by the settings that it reported last."""
+        if not request.texts:
+            request.texts = self.reading.texts(request.body, request.whole)
+        return request.texts
+
+    def prepared(self, request: Request) -> Prepared:
+        """The statement of a Parse that the server is at."""
+        if request.prepared is None:
+            request.prepared = self.prepare(request.name, request.body, request.types, request.whole, request.exchange)
+        return request.prepared
+
+    def reported(self, name: str, value: str) -> None:
+        """The server reported a setting; what it is at was read before."""
+        head = self.head()
+        if head is not None and head.kind == messages.QUERY:
+            self.texts(head)
+            head.texts = tuple([doubtful(text) for text in head.texts])
+        elif head is not None and head.kind == messages.PARSE:
+            prepared = self.prepared(head)
+            prepared.text = doubtful(prepared.text)
+        self.reading.reported(name, value)
 
     def restart(self) -> None:
         """Nothing is waited for any more."""
@@ -178,13 +209,11 @@ class Asked:
             self._exchange = asked + 1
         elif kind == messages.QUERY:
             end = body.find(0)
-            request = Request(kind, at_ns, size, asked)
-            request.texts = self._lex(body if end < 0 else body[:end], whole)
+            request = Request(kind, at_ns, size, asked, body if end < 0 else body[:end], b"", whole)
             self._exchange = asked + 1
         elif kind == messages.PARSE:
             name, sql, types = messages.parse(body, whole)
-            request = Request(kind, at_ns, size, asked, b"", name)
-            request.prepared = self.prepare(name, sql, types, whole, asked)
+            request = Request(kind, at_ns, size, asked, sql, name, whole, types)
         elif kind == messages.COPY_DONE or kind == messages.COPY_FAIL:
             self.copying = False
             request = Request(kind, at_ns, size)
@@ -194,6 +223,3 @@ class Asked:
         if len(pending) >= MAX_PENDING:
             raise ProtocolViolation("state_cap", "too many unanswered requests")
         pending.push(request)
-
-    def _lex(self, sql: bytes, whole: bool) -> tuple[Text, ...]:
-        return self._read(sql.decode(self.encoding, "replace"), not whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -10,15 +11,15 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from pgtattle.proxy import config, dsn
-from pgtattle.proxy.errors import PgtattleError, UsageError
+from pgtattle.proxy import checks, config, dsn
+from pgtattle.proxy.errors import PgtattleError, UpstreamNotGiven, UsageError
 from pgtattle.proxy.schema import SEVERITIES
-from pgtattle.proxy.settings import RuleSettings, Settings
+from pgtattle.proxy.settings import RuleSettings, Settings, Upstream
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PASSWORD_VARIABLES = {"upstream": "PGPASSWORD", "analyze_dsn": "PGTATTLE_ANALYZE_DSN"}
@@ -80,7 +81,10 @@ _CONFIG = click.option(
     help="A TOML file; default: pgtattle.toml, or [tool.pgtattle] of pyproject.toml, in this folder.",
 )
 _UPSTREAM = _option(
-    "--upstream", default="", metavar="DSN", help="PostgreSQL: a libpq URI or keywords, without a password."
+    "--upstream",
+    default="",
+    metavar="DSN",
+    help="PostgreSQL: a libpq URI or keywords, without a password; default: DATABASE_URL, else the PG* variables.",
 )
 _LISTEN = _option(
     "--listen", multiple=True, default=[config.DEFAULT_LISTEN], show_default=True, metavar="ADDR",
@@ -167,18 +171,41 @@ def _options(*groups: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def _settings(options: Mapping[str, Any], *, database_url: bool = False) -> Settings:
-    """Settings of a command's options; refuses passwords that came by the command line."""
+def _settings(options: Mapping[str, Any]) -> Settings:
+    """Settings of a command's options. Raises UsageError, also for an upstream that is the proxy itself."""
+    upstream = _upstream(options)
+    settings = config.settings(options, upstream, click.get_current_context().meta.get("rules", RuleSettings()))
+    for address in upstream.addresses:
+        if any(config.same_place(address, listen) for listen in settings.listen):
+            where = dsn.source(_given(options), os.environ)[0]
+            raise UsageError(
+                f"{where}: {address} is where this proxy listens itself; set PGTATTLE_UPSTREAM to PostgreSQL's own "
+                "address, or --listen elsewhere"
+            )
+    return settings
+
+
+def _upstream(options: Mapping[str, Any]) -> Upstream:
+    """The upstream of a command's options; refuses passwords that came by the command line."""
     context = click.get_current_context()
     for name, variable in _PASSWORD_VARIABLES.items():
         by_flag = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if by_flag and "password" in dsn.parse(options[name]):
+        if by_flag and dsn.holds_password(options[name]):
             raise UsageError(
                 f"--{name.replace('_', '-')}: a password on the command line can be read by everybody on this machine; "
                 f"set {variable} instead"
             )
-    upstream = dsn.upstream(options["upstream"], os.environ, database_url=database_url)
-    return config.settings(options, upstream, context.meta.get("rules", RuleSettings()))
+    upstream = dsn.upstream(_given(options), os.environ)
+    if upstream.ignored:
+        names = ", ".join(upstream.ignored)
+        click.echo(f"pgtattle: {names} of the database URL left out: not an option of libpq", err=True)
+    return upstream
+
+
+def _given(options: Mapping[str, Any]) -> str:
+    """The upstream where it was not given by a variable."""
+    by_variable = click.get_current_context().get_parameter_source("upstream") is ParameterSource.ENVIRONMENT
+    return "" if by_variable else str(options["upstream"])
 
 
 def _outputs(reports: tuple[str, ...]) -> list[Any]:
@@ -220,6 +247,9 @@ def serve(print_addresses: bool, **options: Any) -> None:
 )
 @_option("--baseline", default="", metavar="FILE", help="Findings of this file are excused.")
 @_option("--update-baseline", is_flag=True, help="Write the findings of this run to the baseline file.")
+@_option("--gate-time", is_flag=True, help="Findings that are about time alone, such as slow-query, fail the run too.")
+@_option("--allow-empty", is_flag=True, help="A run in which no query reached the proxy is no failure.")
+@_option("--require-explain", is_flag=True, help="Exit 4 when the server's planner could not be asked (EXPLAIN).")
 @_option(
     "--set-env", multiple=True, metavar="NAME", help="Rewrite this database URL for the command too; may be repeated."
 )
@@ -230,6 +260,9 @@ def run(
     fail_on: Any,
     baseline: str,
     update_baseline: bool,
+    gate_time: bool,
+    allow_empty: bool,
+    require_explain: bool,
     set_env: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -239,10 +272,17 @@ def run(
     """
     if update_baseline and not baseline:
         raise UsageError("--update-baseline needs --baseline FILE to write to")
-    settings = _private(options, database_url=True)
+    settings = _private(options)
     from pgtattle.proxy import commands, server
 
-    gate = commands.Gate(fail_on=fail_on, baseline=baseline, update=update_baseline)
+    gate = commands.Gate(
+        fail_on=fail_on,
+        baseline=baseline,
+        update=update_baseline,
+        gate_time=gate_time,
+        allow_empty=allow_empty,
+        require_explain=require_explain,
+    )
     outputs = _outputs(report)
     with commands.private_folder() as folder:
         settings = _with_private_api(settings, folder)
@@ -250,19 +290,20 @@ def run(
 
 
 @main.command()
-@_options(_CONFIG, _UPSTREAM, _LISTEN, _METRICS, *_PROXY)
+@_options(_CONFIG, _UPSTREAM, _LISTEN, _METRICS, _REPORT, *_PROXY)
 @_option(
     "--values", type=click.Choice(["hidden", "redacted", "full"]), default="full", show_default=True,
     help="What is shown of parameters and literals; the API is a private socket.",
 )  # fmt: skip
-def watch(**options: Any) -> None:
-    """Forward and show the dashboard in this terminal."""
+def watch(report: tuple[str, ...], **options: Any) -> None:
+    """Forward and show the dashboard in this terminal; leaving it ends the sessions and prints a summary."""
     settings = _settings({**options, "api": "unix:/unset"})
     from pgtattle.proxy import commands, server
 
+    outputs = _outputs(report)
     with commands.private_folder() as folder:
         settings = _with_private_api(settings, folder, log_file=str(folder / "pgtattle.log"))
-        sys.exit(server.run(lambda: commands.watch(settings)))
+        sys.exit(server.run(lambda: commands.watch(settings, outputs)))
 
 
 @main.command()
@@ -287,6 +328,29 @@ def demo(headless: bool, seconds: float | None, report: tuple[str, ...]) -> None
 
     headless = headless or not (sys.stdin.isatty() and sys.stdout.isatty())
     sys.exit(session.demo(server.run, headless=headless, seconds=seconds, outputs=_outputs(report)))
+
+
+@main.command()
+@_options(_CONFIG, _UPSTREAM, _LISTEN, _API)
+@_option("--analyze-dsn", default="", metavar="DSN", help="The role that runs EXPLAIN; default: the upstream's.")
+@_option("--token-file", default="", metavar="FILE", help="The token that a running pgtattle's API asks for.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def doctor(form: Literal["text", "json"], **options: Any) -> None:
+    """Check the set-up and say what mends it: PostgreSQL, EXPLAIN, ports, and a pgtattle that runs.
+
+    Changes nothing. Exit code: 0, or 1 where a check failed.
+    """
+    listen, api = config.address(options["listen"][0], "--listen"), config.address(options["api"], "--api")
+    token = config.read_token(options["token_file"]) if options["token_file"] else ""
+    upstream, analyze_dsn = None, ""
+    with contextlib.suppress(UpstreamNotGiven):
+        upstream = _upstream(options)
+        analyze_dsn = dsn.analyze_dsn(options["analyze_dsn"], upstream) if options["analyze_dsn"] else ""
+    from pgtattle.proxy import doctor
+
+    found = doctor.examine(upstream, listen, api, token=token, analyze_dsn=analyze_dsn)
+    click.echo(doctor.render(found, form, _given(options), api))
+    sys.exit(int(checks.failed(found)))
 
 
 @main.command("explain-rule")
@@ -328,9 +392,9 @@ def healthcheck(listen: tuple[str, ...]) -> None:
         raise PgtattleError(f"nothing accepts connections at {where}: {error.strerror or error}") from error
 
 
-def _private(options: Mapping[str, Any], *, database_url: bool) -> Settings:
+def _private(options: Mapping[str, Any]) -> Settings:
     """Settings of a command that brings its own listener."""
-    return _settings({**options, "listen": ["127.0.0.1:0"], "api": "unix:/unset"}, database_url=database_url)
+    return _settings({**options, "listen": ["127.0.0.1:0"], "api": "unix:/unset"})
 
 
 def _with_private_api(settings: Settings, folder: Path, log_file: str = "") -> Settings:

@@ -8,17 +8,18 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from pgtattle.proxy import log
+from pgtattle.proxy import announce, log
 from pgtattle.proxy.environment import child_environment, is_url
-from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.gate import FailOn, judge, read_baseline, write_baseline
+from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
+from pgtattle.proxy.files import can_write, write_whole
+from pgtattle.proxy.gate import Baseline, FailOn, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
 from pgtattle.proxy.settings import Address, Settings
@@ -27,7 +28,10 @@ FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 INCOMPLETE: Final = 4
+DRAIN_FAILED: Final = 1
 LONGEST_FOLDER: Final = 70
+SUMMARY_SECONDS: Final = 10.0
+SUMMARY_FINDINGS: Final = 10
 
 
 class Output(Struct, frozen=True):
@@ -37,12 +41,22 @@ class Output(Struct, frozen=True):
     path: str
 
 
+class Drains(Protocol):
+    """A proxy that can be drained."""
+
+    async def drain(self) -> None:
+        """Return when nothing is under way any more."""
+
+
 class Gate(Struct, frozen=True, kw_only=True):
     """What decides the exit code of `run`."""
 
     fail_on: FailOn = "high"
     baseline: str = ""
     update: bool = False
+    gate_time: bool = False
+    allow_empty: bool = False
+    require_explain: bool = False
 
 
 def say(text: str) -> None:
@@ -60,10 +74,9 @@ async def serve(settings: Settings, print_addresses: bool) -> int:
         addresses = await proxy.start()
         if print_addresses:
             print(msgspec.json.encode(addresses).decode(), flush=True)
-        await stop.wait()
-        drain = asyncio.create_task(proxy.drain())
-        await asyncio.wait({drain, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    return 0
+        async with _beside(announce.narrate(proxy, addresses, asyncio.Event())):
+            await stop.wait()
+        return await drained(proxy, again)
 
 
 async def run(
@@ -77,18 +90,24 @@ async def run(
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
+        if proxy.failure:
+            say("pgtattle: the command was not run: there would be no report of it")
+            raise AnalysisIncomplete(proxy.failure)
         host, port = addresses.listen.rsplit(":", 1)
         environment = child_environment(os.environ, settings.upstream, host.strip("[]"), int(port), set_env)
-        code = await _command(command, environment)
+        said = asyncio.Event()
+        async with _beside(announce.narrate(proxy, addresses, said, "short")):
+            code = await _command(command, environment)
+            await said.wait()
         if code in (NOT_FOUND, NOT_EXECUTABLE):
             return code
         report = await proxy.finish()
     if report is None:
-        say("pgtattle: the analysis did not end: there is no report")
+        say(f"pgtattle: there is no report: {proxy.why_no_report}")
         return code or INCOMPLETE
     missing = 0
     try:
-        write(outputs, report)
+        write(outputs, marked(report, baseline))
     except UsageError as error:
         say(f"pgtattle: {error}")
         missing = INCOMPLETE
@@ -96,25 +115,60 @@ async def run(
     return code or judged or missing
 
 
-async def watch(settings: Settings) -> int:
-    """The proxy with the dashboard before it, until the dashboard is left."""
+async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
+    """The proxy with the dashboard before it, until the dashboard is left; then a summary."""
+    check_outputs(outputs)
     log.configure(settings.log_format, settings.log_file)
     async with _proxy(settings) as proxy:
         await proxy.probe()
         addresses = await proxy.start()
-        return await dashboard(addresses.api)
+        said, again = asyncio.Event(), asyncio.Event()
+        async with _beside(announce.narrate(proxy, addresses, said)):
+            await said.wait()
+            code = await dashboard(addresses.api, owns=True)
+        report = await proxy.finish(SUMMARY_SECONDS)
+        _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: again.set())
+        code = await drained(proxy, again) or code
+    if report is None:
+        say(f"pgtattle: there is no summary: {proxy.why_no_report}")
+        return code
+    say("\n".join(summary(report)))
+    write(outputs, report)
+    if not outputs:
+        say("pgtattle: no report was written: watch --report text=FILE (or json=FILE) writes one on leaving")
+    return code
 
 
-async def dashboard(api: str, seconds: float | None = None) -> int:
-    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api)
+async def dashboard(api: str, seconds: float | None = None, *, owns: bool = False) -> int:
+    """Run the TUI as a child on this terminal, until it is left or for so many seconds; it gets the signals.
+
+    `owns`: the session ends with it, so it asks before it is left while clients are connected.
+    """
+    arguments = ("--owns-session",) if owns else ()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pgtattle.tui", api, *arguments)
     _on_signals((signal.SIGINT, signal.SIGTERM), lambda number: _signal(process, number))
     try:
         return exit_code(await asyncio.wait_for(process.wait(), seconds))
     except TimeoutError:
-        _signal(process, signal.SIGTERM)
-        await process.wait()
         return 0
+    finally:
+        if process.returncode is None:
+            _signal(process, signal.SIGTERM)
+            await process.wait()
+
+
+async def drained(proxy: Drains, again: asyncio.Event) -> int:
+    """Let what runs come to its end, or until `again` is set; the exit code. A drain that fails is not one."""
+    drain, second = asyncio.create_task(proxy.drain()), asyncio.create_task(again.wait())
+    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+    failure = drain.exception() if drain.done() else None
+    for task in (drain, second):
+        task.cancel()
+    await asyncio.wait({drain, second})
+    if failure is None:
+        return 0
+    say(f"pgtattle: the drain failed and sessions may have been cut: {type(failure).__name__}: {failure}")
+    return DRAIN_FAILED
 
 
 @contextlib.contextmanager
@@ -138,9 +192,8 @@ def check_outputs(outputs: Sequence[Output]) -> None:
     for output in outputs:
         if output.format not in FORMATS:
             raise UsageError(f"--report {output.format}=…: known formats are {', '.join(FORMATS)}")
-        folder = Path(output.path).absolute().parent
-        if output.path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UsageError(f"--report {output.format}={output.path}: the folder {folder} cannot be written to")
+        if output.path != "-" and not can_write(output.path):
+            raise UsageError(f"--report {output.format}={output.path}: this cannot be written to; name another path")
 
 
 def check_variables(names: Sequence[str]) -> None:
@@ -162,11 +215,26 @@ def write(outputs: Sequence[Output], report: Report) -> None:
             if output.path == "-":
                 print(text, flush=True)
             else:
-                Path(output.path).write_text(text, encoding="utf-8")
+                write_whole(output.path, text)
         except OSError as error:
             failures.append(f"--report {output.format}={output.path}: {error.strerror}")
     if failures:
         raise UsageError("; ".join(failures))
+
+
+def summary(report: Report) -> list[str]:
+    """The session in a few lines: what was seen, and the worst findings."""
+    from pgtattle.analyzers.reports.harmless import harmless
+    from pgtattle.analyzers.reports.text import connections
+
+    session, findings = report.session, report.findings
+    lines = [f"pgtattle: {session.executions:,} executions over {connections(session)}, {len(findings):,} findings"]
+    lines += [f"  {one.severity:8} {harmless(f'{one.rule}: {one.title}')}" for one in findings[:SUMMARY_FINDINGS]]
+    if len(findings) > SUMMARY_FINDINGS:
+        lines.append(f"  … and {len(findings) - SUMMARY_FINDINGS:,} more")
+    if session.shed or session.lost:
+        lines.append(f"pgtattle: not analyzed: {session.shed:,} executions shed, {session.lost:,} lost")
+    return lines
 
 
 def exit_code(returned: int) -> int:
@@ -174,7 +242,7 @@ def exit_code(returned: int) -> int:
     return 128 - returned if returned < 0 else returned
 
 
-def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool) -> int:
+def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> int:
     """Say what was found, and give the exit code for it. What a command that `failed` did is no baseline."""
     if gate.update and gate.baseline and failed:
         say(f"pgtattle: {gate.baseline} is not updated: the command failed")
@@ -182,7 +250,7 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
         write_baseline(Path(gate.baseline), report.findings)
         baseline = read_baseline(Path(gate.baseline))
         say(f"pgtattle: findings that {gate.baseline} excuses now: {len(baseline)}")
-    verdict = judge(report.findings, gate.fail_on, baseline)
+    verdict = judge(report.findings, gate.fail_on, baseline, gate_time=gate.gate_time)
     session = report.session
     say(
         f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings, "
@@ -192,19 +260,40 @@ def _judge(report: Report, gate: Gate, baseline: dict[str, str], *, failed: bool
     )
     if not session.executions:
         say(
-            "pgtattle: nothing was asked through it. Does the command connect by DATABASE_URL or PGHOST and PGPORT?"
+            "pgtattle: no query reached the proxy. Does the command connect by DATABASE_URL or PGHOST and PGPORT?"
             " --set-env NAME rewrites the URL in another variable"
         )
     for finding in report.findings:
         mark = "excused" if finding in verdict.excused else finding.severity
-        say(f"  {mark:8} {finding.rule}: {finding.title}")
+        since = "" if finding.state == "open" else f" ({finding.state})"
+        worse = f" ({baseline[finding.id].count} in {gate.baseline})" if finding in verdict.worse else ""
+        say(f"  {mark:8} {finding.rule}: {finding.title}{since}{worse}")
     for stale in verdict.stale:
-        say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale]}")
+        say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale].title}")
     if session.shed or session.lost:
         say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
+    if session.restarts:
+        say(f"pgtattle: the analysis was started again {session.restarts} times: findings from before are missing")
+    unexplained = gate.require_explain and session.explain.state != "ok"
+    if unexplained:
+        reason = f": {session.explain.reason}; {session.explain.cure}" if session.explain.reason else ""
+        say(f"pgtattle: --require-explain: EXPLAIN is not available ({session.explain.state}){reason}")
     if verdict.failing:
         return 1
-    return INCOMPLETE if session.lost else 0
+    empty = not session.executions and not gate.allow_empty
+    return INCOMPLETE if session.lost or session.restarts or empty or unexplained else 0
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Do some work while the body runs, and no longer; what it raises is raised at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from pgtattle.proxy import dsn
 from pgtattle.proxy.errors import UsageError
 from pgtattle.proxy.settings import Address, RuleSettings, Settings, Upstream, Values
 
@@ -35,6 +36,16 @@ def address(text: str, option: str) -> Address:
     if match is None or int(match[2]) > 65535:
         raise UsageError(f"{option} {text}: write HOST:PORT, [IPV6]:PORT or unix:/path (port 0 is any free one)")
     return Address(host=match[1].strip("[]") or "0.0.0.0", port=int(match[2]))
+
+
+def same_place(upstream: Address, listen: Address) -> bool:
+    """True where what connects to the upstream comes to the listener."""
+    if listen.path or upstream.path:
+        return listen.path == upstream.path
+    everywhere = listen.host in ("0.0.0.0", "::")
+    return listen.port == upstream.port and (
+        listen.host == upstream.host or (upstream.is_local and (listen.is_local or everywhere))
+    )
 
 
 def find_file(folder: Path) -> Path | None:
@@ -114,7 +125,7 @@ def settings(options: Mapping[str, Any], upstream: Upstream, rules: RuleSettings
         raise UsageError(
             f"--api {api}: others could reach it; give --token-file, or keep it on 127.0.0.1 (see --metrics)"
         )
-    analyze = options.get("analyze_dsn") or ""
+    analyze = dsn.analyze_dsn(options["analyze_dsn"], upstream) if options.get("analyze_dsn") else ""
     return Settings(
         upstream=upstream,
         listen=listen,

@@ -2,23 +2,25 @@
 
 Enters: an analyzer's question. Leaves: EXPLAIN's JSON, of a statement with and without hypothetical indexes or of one
 beside its rewrite, and facts of the catalogue: tables and keys.
-Each job is `BEGIN READ ONLY … ROLLBACK` under time limits; the statement goes by the extended protocol with the
-captured values, so that it is one statement and nothing is interpolated. HypoPG is used where it is installed and never
-installed. Source: PostgreSQL, "EXPLAIN"; HypoPG's documentation (hypothetical indexes survive ROLLBACK, so they are
-reset each time).
+Each question is a connection of its own and `BEGIN READ ONLY … ROLLBACK` under time limits; the statement goes by the
+extended protocol with the captured values, so that it is one statement and nothing is interpolated. HypoPG is used
+where it is installed and never installed. Source: PostgreSQL, "EXPLAIN"; HypoPG's documentation (hypothetical indexes
+survive ROLLBACK, so they are reset each time: behind a pooler the session goes on).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import pq, sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgtattle.analyzers.questions import (
     Answer,
@@ -33,17 +35,35 @@ from pgtattle.analyzers.questions import (
     RewriteQuestion,
     TableFacts,
 )
+from pgtattle.proxy.claims import Claims
 from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.schema import ExplainState, ExplainView
 
-MAX_SESSIONS: Final = 4
 FAILURES: Final = 3
 PAUSE_SECONDS: Final = 30.0
+CONNECT_SECONDS: Final = 5
+QUESTION_SECONDS: Final = 2.0
 MAX_KEYS: Final = 10_000
+MAX_DENIED: Final = 100
+MAX_DATABASES: Final = 1_000
+TEMPLATES: Final = frozenset(("template0", "template1"))
+MAINTENANCE: Final = "postgres"
 
-_OPTIONS: Final = (
-    "-c default_transaction_read_only=on -c statement_timeout=2s -c lock_timeout=50ms "
-    "-c idle_in_transaction_session_timeout=5s"
-)
+_Result = TypeVar("_Result")
+_NO_LOGIN: Final = frozenset(("no_password", "refused", "unreachable"))
+_CURES: Final = {
+    "no_password": "set PGPASSWORD, or PGTATTLE_ANALYZE_DSN to a role of its own",
+    "refused": "check the role, its password (PGPASSWORD) and pg_hba.conf, or set PGTATTLE_ANALYZE_DSN to another role",
+    "no_rights": "grant the side connection's role what the application's role may do, or set PGTATTLE_ANALYZE_DSN",
+    "unreachable": "start PostgreSQL, or correct --upstream",
+}
+# Poolers refuse `options` at the start, so that the limits are set in the transaction.
+_BEGIN: Final = """
+    BEGIN READ ONLY; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '50ms';
+    SET LOCAL idle_in_transaction_session_timeout = '2s'
+"""
+_HYPOPG: Final = "SELECT 1 FROM pg_extension WHERE extname = 'hypopg'"
+_RESET: Final = "SELECT hypopg_reset()"
 _EXPLAIN: Final = b"EXPLAIN (FORMAT JSON, VERBOSE) "
 _TABLE_FACTS: Final = """
     SELECT n.nspname, c.relname, c.reltuples, c.relpages, c.relkind, c.relpersistence
@@ -86,110 +106,173 @@ _UNIQUE: Final = """
 
 
 class Planner:
-    """Asks EXPLAIN in one worker thread; `ask` never raises."""
+    """Asks the server's planner in one worker thread. The side connection is open only while a question is asked:
+    nothing that the application does waits for it. `ask` never raises.
+
+    `explain` and `server_version` are what `check` and the questions found out.
+    """
 
     def __init__(self, dsn: str, password: str = "", *, per_second: float = 4.0) -> None:
+        self.explain = ExplainView()
+        self.server_version = ""
+        self.claims = Claims()
         self._dsn = dsn
         self._password = password
         self._interval = 1.0 / per_second
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="planner")
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._next_at = 0.0
-        self._failures = 0
-        self._closed_until = 0.0
+        self._failures: dict[str, tuple[int, float]] = {}
+        self._denied: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def hurry(self) -> None:
+        """Nobody asks the server for anything else any more: questions need no pause between them."""
+        self._interval = 0.0
 
     async def ask(self, question: Question) -> Answer:
         """The server's answer; `error` says why there is none, in words without values."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._ask, question)
+        since = time.monotonic()
+        while True:
+            if refused := await self.claims.wait(question.database, since):
+                return _unanswered(question, refused)
+            with contextlib.suppress(_Interrupted):
+                return await self._run(self._ask, question)
 
-    async def server_version(self) -> str:
-        """The server's version, such as `18.4`; empty when it cannot be reached."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._version)
+    async def check(self) -> None:
+        """Try the side connection, and learn the server's version and whether questions can be asked."""
+        self.explain = await self._run(self._check)
 
     async def close(self) -> None:
-        """End the side connections."""
-
-        def end() -> None:
-            for session in self._sessions.values():
-                session.close()
-            self._sessions.clear()
-
-        await asyncio.get_running_loop().run_in_executor(self._worker, end)
+        """Ask nothing more."""
+        await self._run(lambda: None)
         self._worker.shutdown(wait=False)
 
+    async def _run(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+
     def _ask(self, question: Question) -> Answer:
-        if time.monotonic() < self._closed_until:
+        database = question.database
+        if database in TEMPLATES:
+            return _unanswered(question, "template databases are not asked")
+        if self.explain.state in _NO_LOGIN:
+            return _unanswered(question, self.explain.reason)
+        failures, closed_until = self._failures.get(database, (0, 0.0))
+        if time.monotonic() < closed_until:
             return _unanswered(question, "the side connection failed; trying again in a while")
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         self._next_at = time.monotonic() + self._interval
+        deadline = time.monotonic() + QUESTION_SECONDS
         try:
-            answer = self._session(question.database).ask(question)
+            with _Session(self._dsn, self._password, database, self.claims, deadline) as session:
+                answer = session.ask(question)
         except psycopg.OperationalError as error:
             # Also statement_timeout and lock_timeout: the server is asked less, not more.
-            self._drop(question.database)
-            self._failures += 1
-            if self._failures >= FAILURES:
-                self._closed_until = time.monotonic() + PAUSE_SECONDS
-                self._failures = 0
+            self._failed(database, failures + 1)
+            if error.sqlstate is None:
+                # No connection, or not any more: is it this database alone?
+                self.explain = self._check()
             return _unanswered(question, _words(error))
         except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                self._deny(question, error)
             return _unanswered(question, _words(error))
-        self._failures = 0
+        self._failures.pop(database, None)
+        self._allow(question)
         return answer
 
-    def _session(self, database: str) -> _Session:
-        session = self._sessions.pop(database, None)
-        if session is None or session.closed:
-            session = _Session(self._dsn, self._password, database)
-        self._sessions[database] = session
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)[1].close()
-        return session
+    def _failed(self, database: str, failures: int) -> None:
+        if len(self._failures) >= MAX_DATABASES:
+            self._failures.clear()
+        closed = failures >= FAILURES
+        self._failures[database] = (0 if closed else failures, time.monotonic() + PAUSE_SECONDS if closed else 0.0)
 
-    def _drop(self, database: str) -> None:
-        session = self._sessions.pop(database, None)
-        if session is not None:
-            session.close()
+    # -- what is known of the side connection ------------------------------------------------------------------------
 
-    def _version(self) -> str:
+    def _check(self) -> ExplainView:
         try:
-            with _connect(self._dsn, self._password, "") as connection:
-                return (connection.info.parameter_status("server_version") or "").split(" ")[0]
-        except psycopg.Error:
-            return ""
+            found = self._login("")
+        except psycopg.Error as error:
+            # An application may create its own database first: the login itself works where another one takes it.
+            own = conninfo_to_dict(self._dsn).get("dbname") if isinstance(error, psycopg.OperationalError) else None
+            if own and str(own) in str(error) and own != MAINTENANCE:
+                with contextlib.suppress(psycopg.Error):
+                    return self._login(MAINTENANCE)
+            return self._failure(error)
+        return found
+
+    def _login(self, database: str) -> ExplainView:
+        with contextlib.closing(_connect(self._dsn, self._password, database)) as connection:
+            self.server_version = (connection.info.parameter_status("server_version") or "").split(" ")[0]
+            row = connection.execute(_HYPOPG).fetchone()
+        return ExplainView(state="ok", hypopg=row is not None) if not self._denied else self._without_rights()
+
+    def _failure(self, error: psycopg.Error) -> ExplainView:
+        reason = _words(error)
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return ExplainView(state="no_rights", reason=reason, cure=_CURES["no_rights"])
+        if error.pgconn is not None and error.pgconn.needs_password:
+            return ExplainView(state="no_password", reason=reason, cure=_CURES["no_password"])
+        ping = pq.PGconn.ping(make_conninfo(self._dsn, connect_timeout=CONNECT_SECONDS).encode())
+        state: ExplainState = "unreachable" if ping in (pq.Ping.NO_RESPONSE, pq.Ping.REJECT) else "refused"
+        return ExplainView(state=state, reason=reason, cure=_CURES[state])
+
+    def _deny(self, question: Question, error: psycopg.Error) -> None:
+        self._denied[_subject(question)] = _words(error)
+        if len(self._denied) > MAX_DENIED:
+            self._denied.popitem(last=False)
+        self.explain = self._without_rights()
+
+    def _allow(self, question: Question) -> None:
+        self._denied.pop(_subject(question), None)
+        self.explain = self._without_rights() if self._denied else ExplainView(state="ok", hypopg=self.explain.hypopg)
+
+    def _without_rights(self) -> ExplainView:
+        count, last = len(self._denied), next(reversed(self._denied.values()))
+        reason = f"{count} statement{'s' if count > 1 else ''} could not be planned: {last}"
+        return ExplainView(state="no_rights", reason=reason, cure=_CURES["no_rights"], hypopg=self.explain.hypopg)
+
+
+class _Interrupted(Exception):
+    """The application needs the database for itself: the question is asked later."""
 
 
 class _Session:
-    """One side connection to one database."""
+    """One side connection to one database, for one question: a read-only transaction that is rolled back."""
 
-    def __init__(self, dsn: str, password: str, database: str) -> None:
+    def __init__(self, dsn: str, password: str, database: str, claims: Claims, deadline: float) -> None:
+        self._database = database
+        self._claims = claims
+        self._deadline = deadline
+        self._hypopg = False
+        self._may_go_on()
         self._connection = _connect(dsn, password, database)
-        row = self._connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'hypopg'").fetchone()
-        self._hypopg = row is not None
 
-    @property
-    def closed(self) -> bool:
-        return bool(self._connection.closed)
+    def __enter__(self) -> _Session:
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(psycopg.Error):
+            self._connection.execute(f"ROLLBACK; {_RESET}" if self._hypopg else "ROLLBACK")
         self._connection.close()
 
     def ask(self, question: Question) -> Answer:
-        connection = self._connection
-        connection.execute("BEGIN READ ONLY")
-        try:
-            match question:
-                case IndexQuestion():
-                    return self._index(question)
-                case RewriteQuestion():
-                    return self._rewrite(question)
-                case KeysQuestion():
-                    return self._keys(question)
-        finally:
-            if not connection.closed:
-                connection.execute("ROLLBACK")
-                if self._hypopg:
-                    connection.execute("SELECT hypopg_reset()")
+        self._connection.execute(_BEGIN)
+        self._hypopg = self._connection.execute(_HYPOPG).fetchone() is not None
+        if self._hypopg:
+            self._connection.execute(_RESET)
+        match question:
+            case IndexQuestion():
+                return self._index(question)
+            case RewriteQuestion():
+                return self._rewrite(question)
+            case KeysQuestion():
+                return self._keys(question)
+
+    def _may_go_on(self) -> None:
+        """Raise where the application needs the database for itself now, or the question takes too long."""
+        if self._claims.holds(self._database):
+            raise _Interrupted
+        if time.monotonic() > self._deadline:
+            raise psycopg.errors.QueryCanceled(f"the question took longer than {QUESTION_SECONDS:g} s")
 
     def _index(self, question: IndexQuestion) -> IndexAnswer:
         before = self._explain(question.sql, question.parameters)
@@ -220,10 +303,11 @@ class _Session:
 
     def _explain(self, statement: str, parameters: tuple[Parameter, ...]) -> bytes:
         """EXPLAIN with the captured values, which are sent as they came."""
+        self._may_go_on()
         result = self._connection.pgconn.exec_params(
-            _EXPLAIN + statement.encode(),
+            _EXPLAIN + _sent(statement),
             [
-                None if one.value is None else one.binary if one.binary is not None else one.value.encode()
+                None if one.value is None else one.binary if one.binary is not None else _sent(one.value)
                 for one in parameters
             ],
             [one.oid for one in parameters],
@@ -239,7 +323,7 @@ class _Session:
             sql.Identifier(*candidate.table.split(".", 1)), sql.SQL(", ").join(map(sql.Identifier, candidate.columns))
         )
         connection = self._connection
-        connection.execute("SELECT hypopg_reset()")
+        connection.execute(_RESET)
         row = connection.execute(
             "SELECT indexname FROM hypopg_create_index(%s)", [create.as_string(connection)]
         ).fetchone()
@@ -262,6 +346,15 @@ class _Session:
         )
 
 
+def _sent(text: str) -> bytes:
+    """Text as it was sent: in a database of SQL_ASCII it may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _subject(question: Question) -> tuple[str, str]:
+    return question.database, "" if isinstance(question, KeysQuestion) else question.sql
+
+
 def _unanswered(question: Question, error: str) -> Answer:
     match question:
         case IndexQuestion():
@@ -273,7 +366,11 @@ def _unanswered(question: Question, error: str) -> Answer:
 
 
 def _connect(dsn: str, password: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:
-    more: dict[str, str] = {"application_name": "pgtattle", "connect_timeout": "5", "options": _OPTIONS}
+    more: dict[str, Any] = {
+        "application_name": "pgtattle",
+        "client_encoding": "UTF8",
+        "connect_timeout": CONNECT_SECONDS,
+    }
     if password:
         more["password"] = password
     if database:

@@ -6,6 +6,7 @@ relay process never loads libpq; whatever is not an address, a name or a passwor
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pgtattle.proxy.errors import UsageError
+from pgtattle.proxy.errors import UpstreamNotGiven, UsageError
 from pgtattle.proxy.settings import OWN_ROOT, Address, SslMode, Upstream, UpstreamTls
 
 DEFAULT_PORT: Final = "5432"
@@ -36,12 +37,26 @@ _VARIABLES: Final = {
     "PGOPTIONS": "options",
 }
 _PLACES: Final = ("PGHOST", "PGHOSTADDR", "PGPORT")
+_PLACE_KEYS: Final = ("host", "hostaddr", "port")
+SCHEMES: Final = ("postgresql", "postgres", "postgresql_psycopg2", "pgsql", "psql", "postgis", "timescale", "ecto")
+"""What libpq and the frameworks call PostgreSQL in a URL; a driver may follow, as in `postgresql+asyncpg`."""
+_LIBPQ: Final = frozenset(
+    """application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation
+    gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname
+    load_balance_hosts max_protocol_version min_protocol_version options passfile password port replication
+    require_auth requirepeer scram_client_key scram_server_key service sslcert sslcertmode sslcompression sslcrl
+    sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni ssl_max_protocol_version
+    ssl_min_protocol_version target_session_attrs tcp_user_timeout user""".split()
+)
+"""libpq 18, "Parameter Key Words"."""
+_SSL: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+"""What asyncpg and others say by `ssl=`; else it is an sslmode."""
 _KEYWORD = re.compile(r"\s*(?:([A-Za-z_]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*)))(?=\s|$)", re.S)
 
 
 def parse(dsn: str) -> dict[str, str]:
     """The parameters of a connection string, URI or keywords. Raises UsageError without repeating the string."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", dsn):
+    if re.match(r"[A-Za-z][A-Za-z0-9_+.-]*://", dsn):
         return _parse_uri(dsn)
     parameters: dict[str, str] = {}
     position = 0
@@ -58,27 +73,63 @@ def parse(dsn: str) -> dict[str, str]:
     return parameters
 
 
-def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = False) -> Upstream:
-    """The upstream of `dsn`, else of PGTATTLE_UPSTREAM, the PG* variables or (when asked) DATABASE_URL.
+def holds_password(dsn: str) -> bool:
+    """True for a string with a secret in it, that of a key file too."""
+    parameters = parse(dsn)
+    return any(parameters.get(key) for key in ("password", "sslpassword"))
 
-    What the string leaves out comes from the PG* variables, as with libpq. Raises UsageError when nothing says where it
-    is.
+
+def source(dsn: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Where the upstream is given, as people name it, and the connection string there: of the option `dsn`, else of
+    PGTATTLE_UPSTREAM, of DATABASE_URL, or none with the PG* variables. Raises UsageError where nothing says it.
     """
-    dsn = dsn or environment.get("PGTATTLE_UPSTREAM", "")
-    if not dsn and not any(environment.get(name) for name in _PLACES) and database_url:
-        dsn = environment.get("DATABASE_URL", "")
-    if not dsn and not any(environment.get(name) for name in _PLACES):
-        also = ", DATABASE_URL" if database_url else ""
-        raise UsageError(
-            "where is PostgreSQL? Give --upstream postgresql://USER@HOST:PORT/DATABASE, "
-            f"or set PGTATTLE_UPSTREAM{also} or PGHOST"
-        )
+    if dsn:
+        return "--upstream", dsn
+    for name in ("PGTATTLE_UPSTREAM", "DATABASE_URL"):
+        if environment.get(name):
+            return name, environment[name]
+    if any(environment.get(name) for name in _PLACES):
+        return "PGHOST and PGPORT", ""
+    raise UpstreamNotGiven(
+        "where is PostgreSQL? Give --upstream postgresql://USER@HOST:PORT/DATABASE, "
+        "or set PGTATTLE_UPSTREAM, DATABASE_URL or PGHOST"
+    )
+
+
+def upstream(dsn: str, environment: Mapping[str, str]) -> Upstream:
+    """The upstream of `source`.
+
+    What the string leaves out comes from the PG* variables, as with libpq. Raises UsageError, which names the variable
+    and repeats nothing of a string that cannot be read.
+    """
+    name, dsn = source(dsn, environment)
+    try:
+        return _upstream(dsn, environment)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def analyze_dsn(dsn: str, server: Upstream) -> str:
+    """The side connection's own string for libpq: what it leaves out is the upstream's, but for user and password. Of
+    another server only the database's name is the same.
+    """
+    given = _known(dsn)[0]
+    elsewhere = "host" in given or "hostaddr" in given
+    parameters = {"dbname": server.database} if elsewhere else parse(server.dsn)
+    if "user" in given:
+        parameters.pop("user", None)
+    completed = _upstream(_keywords(parameters | given), {})
+    secret = {"password": completed.password} if completed.password else {}
+    return _keywords(parse(completed.dsn) | secret)
+
+
+def _upstream(dsn: str, environment: Mapping[str, str]) -> Upstream:
     parameters = {key: environment[name] for name, key in _VARIABLES.items() if environment.get(name)}
-    given = parse(dsn)
+    given, ignored = _known(dsn)
     if "service" in given:
         raise UsageError("service files are not read: write the service's host=… port=… dbname=… user=… out")
     if "host" in given or "hostaddr" in given:
-        for key in ("host", "hostaddr", "port"):
+        for key in _PLACE_KEYS:
             parameters.pop(key, None)
     parameters.update(given)
     user = parameters.get("user") or _own_name()
@@ -96,11 +147,36 @@ def upstream(dsn: str, environment: Mapping[str, str], *, database_url: bool = F
         addresses=addresses,
         tls=tls,
         connect_seconds=_seconds(parameters),
-        dsn=" ".join(f"{key}={quote(value)}" for key, value in rest.items()),
+        dsn=_keywords(rest),
         user=user,
         password=parameters.get("password", ""),
         database=database,
+        ignored=ignored,
     )
+
+
+def _known(dsn: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The parameters that libpq knows, and the names of others in a URL, which are a driver's own."""
+    given = parse(dsn)
+    ssl = given.pop("ssl", "")
+    if ssl:
+        given.setdefault("sslmode", _SSL.get(ssl.lower(), ssl))
+    unknown = [key for key in given if key not in _LIBPQ]
+    for key in unknown:
+        if not key.isidentifier():
+            raise UsageError("an option of the URL has no name; write the signs of a password as %-escapes")
+        # What is meant for TLS must not be left out; what else a URL holds may be a driver's own.
+        words = [word for word in _LIBPQ if word.startswith("ssl")] if "://" in dsn else _LIBPQ
+        close = difflib.get_close_matches(key.lower(), words, n=1, cutoff=0.8)
+        if close or "://" not in dsn:
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"there is no option {key!r} in a connection string{hint}")
+        del given[key]
+    return given, tuple(unknown)
+
+
+def _keywords(parameters: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={quote(value)}" for key, value in parameters.items())
 
 
 def _tls(parameters: Mapping[str, str]) -> UpstreamTls:
@@ -152,7 +228,7 @@ def quote(value: str) -> str:
 
 def _parse_uri(dsn: str) -> dict[str, str]:
     scheme, rest = dsn.split("://", 1)
-    if scheme.split("+")[0] not in ("postgresql", "postgres"):
+    if scheme.split("+")[0] not in SCHEMES:
         raise UsageError(f"{scheme}:// is not PostgreSQL; write postgresql://USER@HOST:PORT/DATABASE")
     authority, _, tail = rest.partition("/") if "/" in rest.split("?")[0] else (rest.split("?")[0], "", "")
     if not tail and "?" in rest and "/" not in rest.split("?")[0]:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, urlencode
 
+from pgtattle.proxy.dsn import SCHEMES
 from pgtattle.proxy.settings import Upstream
 
 _REMOVED = ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGTATTLE_UPSTREAM", "PGREQUIRESSL", "PGSSLNEGOTIATION")
-_URL = re.compile(r"((?:postgres|postgresql)(?:\+(\w+))?)://([^/?]*)(/[^?]*)?(?:\?(.*))?")
+_URL = re.compile(rf"((?:{'|'.join(SCHEMES)})(?:\+(\w+))?)://([^/?]*)(/[^?]*)?(?:\?(.*))?")
 
 
 def is_url(text: str) -> bool:

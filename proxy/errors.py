@@ -15,6 +15,10 @@ class UsageError(PgtattleError):
     exit_code = 2
 
 
+class UpstreamNotGiven(UsageError):
+    """Neither a flag nor the environment says where PostgreSQL is."""
+
+
 class FilterError(UsageError):
     """A filter that cannot be read; `column` (from 1) is where."""
 

@@ -12,6 +12,7 @@ from mypy_extensions import mypyc_attr
 from pgtattle.analyzers.samples import Samples
 from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.reading import doubtful
 from pgtattle.proxy.tags import SessionTags
 from pgtattle.proxy.wire.rows import Sample
 
@@ -114,20 +115,25 @@ class Done:
 
 
 class Exchanges:
-    """The open exchange of a connection, and the transaction that it is in."""
+    """The open exchange of a connection, by its `number`, and the transaction that it is in."""
 
     def __init__(self, number: Callable[[], int], samples: Samples) -> None:
         self.tags = SessionTags()
-        self._number = number
+        self._next = number
         self._samples = samples
         self._done: list[Done] = []
-        self._exchange = 1
+        self.number = 1
         self._status = "I"
         self._transaction = 0
 
     def add(self, done: Done) -> None:
         """An execution ended."""
         self._done.append(done)
+
+    def doubt(self) -> None:
+        """The settings changed by which the texts of the open exchange were read."""
+        for one in self._done:
+            one.text = doubtful(one.text)
 
     def restart(self, status: str) -> None:
         """After a gap: forget the open exchange; the transaction status is `status` from here on."""
@@ -147,7 +153,7 @@ class Exchanges:
         if status == "I":
             self.tags.transaction_ended(committed=not done or done[-1].tag != "ROLLBACK")
         self._status = status
-        self._exchange += 1
+        self.number += 1
         return executions
 
     def _execution(
@@ -155,7 +161,7 @@ class Exchanges:
     ) -> Execution:
         running, prepared = one.running, one.prepared
         self.tags.executed(one.text, one.parameters, one.sqlstate is None)
-        number = self._number()
+        number = self._next()
         if one.sample is not None:
             self._samples.keep(number, one.sample)
         return Execution(
@@ -165,9 +171,9 @@ class Exchanges:
             parameters=one.parameters,
             protocol="simple" if prepared is None else "extended",
             prepared="" if prepared is None else prepared.name,
-            reused=prepared is not None and prepared.exchange != self._exchange,
+            reused=prepared is not None and prepared.exchange != self.number,
             binds=bool(one.parameters),
-            exchange=self._exchange,
+            exchange=self.number,
             position=position,
             siblings=siblings,
             transaction=transaction,

@@ -68,12 +68,13 @@ class Access:
         """The answer to a request that is not let in; None where it is."""
         if len(scope["query_string"]) > MAX_QUERY:
             return error(414, "query_too_long", f"a query string has at most {MAX_QUERY} bytes")
-        host = headers.get("host", "")
-        if not self._any_host and not self._known(host, scope):
-            hosts = ", ".join(sorted(self._hosts))
-            return error(403, "unknown_host", f"this server goes by {hosts}: use one of these in the URL")
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+        # A header that comes twice counts twice: nobody downstream may read another one than was checked here.
+        hosts = headers.getlist("host") or [""]
+        if len(hosts) > 1 or not (self._any_host or self._known(hosts[0], scope)):
+            names = ", ".join(sorted(self._hosts))
+            return error(403, "unknown_host", f"this server goes by {names}: use one of these in the URL, once")
+        own = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
+        if any(origin.lower() not in own for origin in headers.getlist("origin")):
             return error(403, "foreign_origin", "pages of other origins may not use this API")
         if self._token and scope["path"] not in _OPEN_PATHS:
             return self._check(scope, headers.get("authorization", ""))

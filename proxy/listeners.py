@@ -117,7 +117,7 @@ class Door:
         self._open()
 
     def close(self) -> None:
-        """Accept no more: who comes from now on is refused by the kernel, and does not wait for an answer."""
+        """Accept no more: whoever comes from now on is refused by the kernel."""
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listening)

@@ -1,8 +1,8 @@
 """Prometheus metrics of one session: everything of the contract's list, with a bound on every label.
 
-Enters: executions, findings, what the relay counts. Leaves: a registry and its exposition, OpenMetrics where it is
-asked for. Out of scope: HTTP. One collector draws all families when it is scraped; observing is plain arithmetic on
-slotted records, since a prometheus_client counter costs a lock and a look-up each.
+Enters: executions, the ledger of findings, what the relay counts. Leaves: a registry and its exposition, OpenMetrics
+where it is asked for. Out of scope: HTTP. One collector draws all families when it is scraped; observing is plain
+arithmetic on slotted records, since a prometheus_client counter costs a lock and a look-up each.
 
 What strangers send (database names, SQLSTATEs, commands, tables) enters a label after it was admitted, up to a cap; the
 rest is `other`. Fingerprints are admitted for good: a member that came and went would leave a new series at each turn.
@@ -21,20 +21,19 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from pgtattle.analyzers.reports.harmless import harmless
 from pgtattle.analyzers.sql.comments import TRACE_KEY, trace_id
+from pgtattle.proxy.collector import Families
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.schema import FindingView
-from pgtattle.proxy.views import clean
+from pgtattle.proxy.ledger import Ledger
 from pgtattle.proxy.wire.control import RelayCounters
 
 OTHER: Final = "other"
 MAX_FINGERPRINTS: Final = 200
 MAX_VALUES: Final = 100
 MAX_PLACES: Final = 500
-MAX_FINDINGS: Final = 2_000
 MAX_TRANSACTIONS: Final = 10_000
 _MAX_VALUE_LENGTH: Final = 80
 _SUMMARY_TABLES: Final = 3
@@ -47,10 +46,13 @@ _BOUNDS: Final = (*(str(ms / 1000) for ms in _MILLISECONDS), "+Inf")
 class Metrics:
     """The metrics of this process; `evicted` gives what fell out of bounded memory, by what it was."""
 
-    def __init__(self, evicted: Callable[[], Mapping[str, int]] = dict) -> None:
+    def __init__(self, evicted: Callable[[], Mapping[str, int]] = dict, findings: Ledger | None = None) -> None:
         self.registry = CollectorRegistry()
         self._evicted = evicted
+        self._ledger = findings
         self._relay = RelayCounters()
+        self.task_failures = 0
+        self._explain_available = False
         self._fallbacks: Mapping[str, int] = {}
         self._commands = _Admitted(MAX_VALUES)
         self._databases = _Admitted(MAX_VALUES)
@@ -62,9 +64,7 @@ class Metrics:
         self._transactions = {"commit": 0, "rollback": 0}
         self._transaction_times = _Histogram()
         self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()
-        self._findings: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._findings_total: dict[tuple[str, str], int] = {}
-        self.registry.register(_Source(self))
+        self.registry.register(Families(self.families))
 
     def observe(self, execution: Execution, tables: Sequence[str] = ()) -> None:
         """Count an execution; `tables` of its statement name it in `pgtattle_statement_info`."""
@@ -92,18 +92,13 @@ class Metrics:
         if execution.transaction:
             self._in_transaction(execution)
 
-    def finding(self, view: FindingView) -> None:
-        """Take a finding as it stands now; it counts once for each severity it reaches."""
-        now = (view.rule, view.severity)
-        if self._findings.pop(view.id, None) != now:
-            self._findings_total[now] = self._findings_total.get(now, 0) + 1
-        self._findings[view.id] = now
-        if len(self._findings) > MAX_FINDINGS:
-            self._findings.popitem(last=False)
-
     def relay(self, counters: RelayCounters) -> None:
         """Take what the relay counts; its counters outlive this process."""
         self._relay = counters
+
+    def explain(self, available: bool) -> None:
+        """Take whether the side connection can ask the planner."""
+        self._explain_available = available
 
     def parse_fallbacks(self, fallbacks: Mapping[str, int]) -> None:
         """Take how many statements were not parsed, by reason."""
@@ -163,6 +158,8 @@ class Metrics:
             ["what"],
             [((what,), count) for what, count in self._evicted().items()],
         )
+        available = "1 while the server's planner can be asked (EXPLAIN over the side connection), else 0."
+        yield _gauge("pgtattle_explain_available", available, [], [((), int(self._explain_available))])
         yield _gauge(
             "pgtattle_build_info",
             "Version of pgtattle and of Python.",
@@ -242,17 +239,16 @@ class Metrics:
         )
 
     def _finding_families(self) -> Iterator[Metric]:
-        active: dict[tuple[str, str], int] = dict.fromkeys(self._findings_total, 0)
-        for place in self._findings.values():
-            active[place] += 1
+        active = self._ledger.active() if self._ledger is not None else {}
+        reached = self._ledger.reached if self._ledger is not None else {}
         labels = ["rule", "severity"]
         yield _counter(
             "pgtattle_findings",
             "Findings, each counted once for every severity that it reached.",
             labels,
-            list(self._findings_total.items()),
+            list(reached.items()),
         )
-        yield _gauge("pgtattle_findings_active", "Findings that stand now.", labels, list(active.items()))
+        yield _gauge("pgtattle_findings_active", "Findings that are open or improved.", labels, list(active.items()))
 
     def _relay_families(self) -> Iterator[Metric]:
         relay = self._relay
@@ -264,7 +260,7 @@ class Metrics:
         )
         yield _counter(
             "pgtattle_connections",
-            "Client connections by result (accepted, refused, failed) and TLS on the client's side.",
+            "Client connections by result (accepted, refused, failed, declined) and TLS on the client's side.",
             ["result", "tls"],
             [
                 (tuple(kind.split("/")), count)
@@ -289,14 +285,9 @@ class Metrics:
             [((_label(reason),), count) for reason, count in list(relay.opaque.items())[:MAX_VALUES]],
         )
         yield _counter("pgtattle_profiler_restarts", "Restarts of the profiler process.", [], [((), relay.restarts)])
-
-
-class _Source(Collector):
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        return self._metrics.families()
+        failures = "Background tasks of the relay and the profiler that failed; the log has a line for each."
+        failed = relay.task_failures + self.task_failures
+        yield _counter("pgtattle_task_failures", failures, [], [((), failed)])
 
 
 class _Admitted:
@@ -394,4 +385,4 @@ def _histogram(
 
 
 def _label(value: str) -> str:
-    return clean(value)[:_MAX_VALUE_LENGTH]
+    return harmless(value[:_MAX_VALUE_LENGTH])

@@ -11,6 +11,8 @@ from typing import Final
 
 from pgtattle.proxy.events import Text
 from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared
+from pgtattle.proxy.reading import doubtful
+from pgtattle.proxy.wire.encodings import Codec
 
 MAX_STATEMENTS: Final = 10_000
 """Of a connection with more, the oldest are forgotten: their later executions count, as ones of an unknown text."""
@@ -38,7 +40,13 @@ class Named:
         else:
             self.end_portal(name)
 
-    def deallocate(self, text: Text, encoding: str) -> None:
+    def doubt(self, exchange: int) -> None:
+        """The settings changed by which the statements of an exchange were read."""
+        for prepared in self.statements.values():
+            if prepared.exchange == exchange:
+                prepared.text = doubtful(prepared.text)
+
+    def deallocate(self, text: Text, codec: Codec) -> None:
         """DEALLOCATE or DISCARD was executed."""
         words = text.sql.rstrip(" ;\n\t").split()
         target = words[-1].strip('"') if words else ""
@@ -46,7 +54,7 @@ class Named:
             if target.upper() == "ALL":
                 self.statements.clear()
         else:
-            self.statements.pop(target.encode(encoding, "replace"), None)
+            self.statements.pop(target.encode(codec.name or "ascii", "replace"), None)
 
     def end_portal(self, name: bytes) -> None:
         """A suspended portal that goes without its end was an execution all the same; it ended with its latest rows."""

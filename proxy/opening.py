@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from pgtattle.proxy import tls, upstream
+from pgtattle.proxy import tls
 from pgtattle.proxy.errors import ProtocolViolation, UpstreamUnreachable
+from pgtattle.proxy.phases import Phase
 from pgtattle.proxy.settings import Upstream
 from pgtattle.proxy.tap import Line
-from pgtattle.proxy.upstream import Endpoint
+from pgtattle.proxy.tasks import Tasks
+from pgtattle.proxy.upstream import Endpoint, Leg, cancel, connect, keep_alive
+from pgtattle.proxy.waiting import TLS_SHUTDOWN_SECONDS
 from pgtattle.proxy.wire.startup import Opening, first_packet, startup_parameters
 
 if TYPE_CHECKING:
@@ -26,16 +29,25 @@ if TYPE_CHECKING:
 
 ENCRYPTION: Final = (Opening.SSL, Opening.GSSENC, Opening.DIRECT_TLS)
 MAX_CANCELS: Final = 64
+DECLINED: Final = "the client's wish for TLS was declined: give --tls-cert and --tls-key to take it"
 HINT: Final = "pgtattle could not reach PostgreSQL; start it or correct --upstream."
+
+
+class Refusal(Struct, frozen=True):
+    """Why there is no session for a client."""
+
+    sqlstate: str
+    message: str
 
 
 class House(Struct):
     """What all connections of a proxy share at the door."""
 
     upstream: Upstream
+    tasks: Tasks
     line: Callable[[Relay], Line | None]
     """The tap for a relay's session; None in opaque mode."""
-    admit: Callable[[Relay], str]
+    admit: Callable[[Relay], Refusal | None]
     """Takes a session in, or says why no further one can be had."""
     failed: Callable[[], None]
     """Told when no server could be had."""
@@ -50,6 +62,8 @@ class House(Struct):
     """Told when TLS clients see another certificate than the server's."""
     holding: Callable[[int], Collection[Endpoint]] = lambda pid: ()
     """The servers that may have the session of this backend; none when it is not one of ours."""
+    connect: Callable[..., Awaitable[Leg]] = connect
+    cancel: Callable[..., Awaitable[None]] = cancel
 
 
 class Doorman:
@@ -63,9 +77,10 @@ class Doorman:
         self._asked: set[Opening] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def connecting(self, relay: Relay) -> bool:
-        """True once something is under way for the client."""
-        return self._task is not None and (relay.server is not None or not self._task.done())
+    def give_up(self) -> None:
+        """Nobody waits any longer for what is under way for the client."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
 
     def arrived(self, relay: Relay) -> None:
         """A client is at the door; it has so long to say what it wants."""
@@ -114,14 +129,15 @@ class Doorman:
         local = relay.peer == "unix"
         if house.passthrough and not local:
             relay.tls = "passthrough"
-            relay.error = house.admit(relay)
-            if relay.error:
+            refusal = house.admit(relay)
+            if refusal is not None:
+                relay.error = refusal.message
                 relay.close("refused")
                 return True
             relay.line = house.line(relay)
             if relay.line is not None:
                 relay.line.give_up(opening.value)
-            self._begin(relay, self._open(relay, raw=True, seen=0))
+            self._open(relay, raw=True, seen=0)
             return True
         if opening is Opening.DIRECT_TLS:
             relay.error = (
@@ -132,7 +148,7 @@ class Doorman:
         del self._buffer[:size]
         if opening is Opening.GSSENC or house.certificate is None or local:
             if opening is Opening.SSL:
-                relay.error = "the client's wish for TLS was declined: give --tls-cert and --tls-key to take it"
+                relay.error = DECLINED
             client.write(b"N")
             return False
         if self._buffer:
@@ -142,7 +158,7 @@ class Doorman:
             return True
         client.pause_reading()
         client.write(b"S")
-        self._begin(relay, self._handshake(relay, house.certificate.context))
+        self._begin(relay, "TLS handshake", self._handshake(relay, house.certificate.context))
         return True
 
     async def _handshake(self, relay: Relay, context: ssl.SSLContext) -> None:
@@ -157,17 +173,18 @@ class Doorman:
                 context,
                 server_side=True,
                 ssl_handshake_timeout=self._house.login_seconds,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
             )
         except (OSError, EOFError) as error:
             relay.error = f"TLS handshake: {tls.words(error)}"
             relay.abort("tls_failed")
         else:
-            if secured is not None and not secured.is_closing():
+            if relay.phase is Phase.OPENING and secured is not None and not secured.is_closing():
                 relay.secured(secured, direct=False)
                 return
             relay.error = relay.error or "TLS handshake: the client left"
         # The transport below a handshake that failed does not tell of its end.
-        relay.gone_before_the_server()
+        relay.client_lost()
 
     # -- a session or a cancel ---------------------------------------------------------------------------------------
 
@@ -178,22 +195,30 @@ class Doorman:
         if opening is Opening.CANCEL:
             pid = int.from_bytes(packet[8:12], "big")
             relay.session = {"cancels": str(pid)}
-            self._begin(relay, self._cancel(relay, packet, pid))
+            relay.cancelling()
+            self._begin(relay, "cancel request", self._cancel(relay, packet, pid))
             return
         relay.session = startup_parameters(packet)
         if relay.tls == "off" and house.only_tls and relay.peer != "unix":
             relay.refuse("28000", "pgtattle takes no connection without TLS here", house.only_tls, "plain_refused")
             return
-        full = house.admit(relay)
-        if full:
-            relay.refuse("53300", full, "", "refused")
+        refusal = house.admit(relay)
+        if refusal is not None:
+            relay.refuse(refusal.sqlstate, refusal.message, "", "refused")
             return
         relay.line = house.line(relay)
         if relay.line is not None:
             relay.line.startup(packet)
-        self._begin(relay, self._open(relay, raw=False, seen=size))
+        self._open(relay, raw=False, seen=size)
 
-    def _begin(self, relay: Relay, work: Coroutine[Any, Any, None]) -> None:
+    def _open(self, relay: Relay, *, raw: bool, seen: int) -> None:
+        """Connect a server. Until there is one the client is not read, so that its end is seen after it."""
+        assert relay.client is not None
+        relay.client.pause_reading()
+        relay.connecting()
+        self._begin(relay, "connection to the server", self._connect(relay, raw=raw, seen=seen))
+
+    def _begin(self, relay: Relay, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Go on in a task. A mistake in it must not leave the client waiting."""
 
         async def guarded() -> None:
@@ -202,39 +227,30 @@ class Doorman:
             except Exception as error:
                 relay.error = f"{type(error).__name__}: {error}"
                 relay.abort("error")
-                relay.gone_before_the_server()
+                relay.client_lost()
+                raise
 
-        self._task = asyncio.get_running_loop().create_task(guarded())
+        self._task = self._house.tasks.start(name, guarded())
 
     async def _cancel(self, relay: Relay, packet: bytes, pid: int) -> None:
-        relay.set_timer(None, "")
         if relay.client is not None:
             # Nothing is to follow.
             relay.client.pause_reading()
         try:
             async with self._house.cancels:
-                await upstream.cancel(self._house.upstream, self._house.holding(pid), packet)
+                await self._house.cancel(self._house.upstream, self._house.holding(pid), packet)
         except (UpstreamUnreachable, OSError) as error:
             relay.error = str(error)
-        if relay.left:
-            relay.gone_before_the_server()
-        else:
-            relay.close("cancel")
+        relay.close("cancel")
 
-    async def _open(self, relay: Relay, *, raw: bool, seen: int) -> None:
+    async def _connect(self, relay: Relay, *, raw: bool, seen: int) -> None:
         house = self._house
-        if relay.client is None:
-            relay.gone_before_the_server()
-            return
-        relay.client.pause_reading()
         try:
-            leg = await upstream.connect(house.upstream, relay.server_leg, raw=raw)
+            leg = await house.connect(house.upstream, relay.server_leg, raw=raw)
         except UpstreamUnreachable as error:
             house.failed()
             relay.error = str(error)
-            if relay.left:
-                relay.gone_before_the_server()
-            elif raw:
+            if raw:
                 # libpq takes an error in answer to a request for encryption for an attack.
                 relay.close("upstream")
             else:
@@ -242,11 +258,9 @@ class Doorman:
             return
         if relay.tls == "on" and house.certificate is not None and house.certificate.differs_from(leg.certificate):
             house.differs()
-        upstream.keep_alive(leg.transport)
+        keep_alive(leg.transport)
         relay.endpoint = leg.endpoint
         relay.await_login(house.login_seconds)
         hide_binding = bool(leg.certificate) and relay.tls == "off"
         relay.connected(leg.transport, bytes(self._buffer), seen, hide_binding=hide_binding)
         self._buffer.clear()
-        if relay.server is None and relay.left:
-            relay.gone_before_the_server()

@@ -13,14 +13,17 @@ from typing import Final
 import msgspec
 
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
-from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.finding import Finding, Progress
+from pgtattle.analyzers.freshness import Freshness
 from pgtattle.analyzers.questions import Answer, Question
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.sql.database_ddl import claimed
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
+from pgtattle.proxy.claims import Claims
 from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.events import Connection, Unit
+from pgtattle.proxy.events import Connection, Text, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.processes import is_of
@@ -49,6 +52,7 @@ class Pipeline:
         metrics: Metrics,
         ask: Callable[[Question], None],
         give_up: Callable[[int, str], None],
+        claims: Claims,
     ) -> None:
         self.executions = 0
         self.connections = 0
@@ -57,6 +61,7 @@ class Pipeline:
         self._metrics = metrics
         self._ask = ask
         self._give_up = give_up
+        self._claims = claims
         self._texts = Texts()
         self._facts = FactsCache()
         self._samples = Samples()
@@ -65,6 +70,7 @@ class Pipeline:
         self._analyzers: list[Analyzer] = analyzers(settings.rules, self._facts, self._samples)
         # Most rules look at units only.
         self._lookers = [one for one in self._analyzers if type(one).execution is not Analyzer.execution]
+        self._freshness = Freshness()
         self._sessions: dict[int, Session] = {}
         self._watermark_ns = self._ticked_ns = 0
 
@@ -91,6 +97,10 @@ class Pipeline:
         """True while something is open that ends, or is looked at, when time passes without traffic."""
         return self._units.waits(self._busy) or any(analyzer.waits for analyzer in self._analyzers)
 
+    def open_connections(self) -> list[Connection]:
+        """The connections that are open and followed, oldest first."""
+        return [session.connection for session in self._sessions.values()]
+
     def records(self, records: bytes) -> None:
         """Take a batch: decoded as a whole first, then looked at by one after another, for the processor's caches."""
         executions: list[Execution] = []
@@ -99,7 +109,7 @@ class Pipeline:
                 opened = msgspec.json.decode(body, type=control.Opened)
                 self.connections += 1
                 record = Connection(id=connection, client=opened.client, opened_ns=opened.opened_ns)
-                self._sessions[connection] = Session(record, self._texts.read, self._number, self._samples)
+                self._sessions[connection] = Session(record, self._read, self._number, self._samples)
                 continue
             session = self._sessions.get(connection)
             if session is None:
@@ -126,19 +136,27 @@ class Pipeline:
     def tick(self, now_ns: int) -> None:
         """All traffic up to `now_ns` was taken: complete the units that fell silent."""
         self._complete(self._units.tick(now_ns, self._busy))
-        for analyzer in self._analyzers:
-            self._take(analyzer.tick(now_ns))
+        for unit in self._units.show(now_ns, self._busy):
+            self._show(unit)
+        self._judge(now_ns)
 
     def flush(self) -> None:
         """Nothing more comes: complete all units."""
         self._complete(self._units.flush())
-        for analyzer in self._analyzers:
-            self._take(analyzer.tick(END_OF_TIME_NS))
+        self._judge(END_OF_TIME_NS)
 
     def answer(self, answer: Answer) -> None:
         """Bring the planner's answer back to the analyzers."""
         for analyzer in self._analyzers:
             self._take(analyzer.answer(answer))
+
+    def _read(self, sql: str, truncated: bool, escapes: bool) -> tuple[Text, ...]:
+        texts = self._texts.read(sql, truncated, escapes)
+        for text in texts:
+            if text.statement.kind == "ddl":
+                for database in claimed(text):
+                    self._claims.claim(database)
+        return texts
 
     def _number(self) -> int:
         self.executions += 1
@@ -175,22 +193,54 @@ class Pipeline:
                 if outcomes:
                     self._take(outcomes)
         for execution in executions:
+            if execution.text.statement.kind == "ddl":
+                self._release(execution)
             complete = units.add(execution)
             if complete:
                 self._complete(complete)
 
+    def _release(self, execution: Execution) -> None:
+        gone = execution.sqlstate is None and execution.text.statement.command != "CREATE"
+        for database in claimed(execution.text):
+            self._claims.release(database, gone=gone)
+
+    def _judge(self, now_ns: int) -> None:
+        for analyzer in self._analyzers:
+            for finding in self._take(analyzer.tick(now_ns)):
+                self._progress(self._freshness.occurred(finding))
+
     def _complete(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self._store.units.add(unit)
+            self._store.ledger.end_preview(unit.id)
+            occurrences: list[Finding] = []
             for analyzer in self._analyzers:
-                self._take(analyzer.unit(unit))
+                outcomes = analyzer.unit(unit)
+                if outcomes:
+                    occurrences += self._take(outcomes)
+            self._progress(self._freshness.unit(unit, occurrences))
 
-    def _take(self, outcomes: Iterable[Outcome]) -> None:
+    def _show(self, unit: Unit) -> None:
+        self._store.units.add(unit)
+        self._store.ledger.begin_preview(unit.id)
+        for analyzer in self._analyzers:
+            self._take(analyzer.preview(unit))
+
+    def _take(self, outcomes: Iterable[Outcome]) -> list[Finding]:
+        """Remember findings, and ask what is to be asked; the findings that are occurrences."""
+        occurrences: list[Finding] = []
         for outcome in outcomes:
             if isinstance(outcome, Finding):
-                self._metrics.finding(self._store.add_finding(outcome))
+                self._store.add_finding(outcome)
+                if not outcome.cumulative:
+                    occurrences.append(outcome)
             else:
                 self._ask(outcome)
+        return occurrences
+
+    def _progress(self, progress: Iterable[Progress]) -> None:
+        for one in progress:
+            self._store.ledger.progress(one)
 
 
 def _told(session: Session, kind: int, body: bytes, at_ns: int) -> None:

@@ -23,18 +23,20 @@ import uvicorn
 import uvloop
 
 from pgtattle.analyzers.questions import Question
-from pgtattle.proxy import log
+from pgtattle.proxy import checks, log, probe, server_checks
 from pgtattle.proxy.api import application, metrics_application
+from pgtattle.proxy.checks import Check
 from pgtattle.proxy.database import Planner
+from pgtattle.proxy.errors import UpstreamUnreachable
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.pipeline import Pipeline
-from pgtattle.proxy.schema import Report, SessionView
-from pgtattle.proxy.settings import Settings
+from pgtattle.proxy.schema import ExplainView, Report, SessionView
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.wire.control import (
     BATCH,
     BATCH_HEAD,
     Ack,
+    Checked,
     Counters,
     Finish,
     Finished,
@@ -51,10 +53,13 @@ from pgtattle.proxy.wire.control import (
 )
 
 QUEUE_BYTES: Final = 4 * 1024 * 1024
-EXPLAIN_SECONDS: Final = 10.0
+EXPLAIN_SECONDS: Final = 25.0
+AGAIN_SECONDS: Final = 30.0
+SOON_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 PROBE_SECONDS: Final = 2.0
-MAX_QUESTIONS: Final = 100
+MAX_QUESTIONS: Final = 1_000
 GC_THRESHOLD: Final = 20_000
+_OFF: Final = ExplainView(state="off", reason="--mode opaque looks at nothing")
 
 
 class Profiler:
@@ -68,15 +73,18 @@ class Profiler:
         self._log = structlog.get_logger()
         self._counters = RelayCounters()
         self._earlier: int | None = None
-        self._server_version = ""
-        self._planner = Planner(settings.analyze_dsn or settings.upstream.dsn, settings.upstream.password)
-        self._planner_error = ""
+        # Another role brings a password of its own, in its string or in libpq's places.
+        own = settings.analyze_dsn
+        self._planner = Planner(own) if own else Planner(settings.upstream.dsn, settings.upstream.password)
+        self._tried = asyncio.Event()
+        self._sent: list[Check] = []
         self._questions: set[asyncio.Task[None]] = set()
-        self._reachable = (0.0, False)
+        self._readiness: tuple[float, str | None] = (-PROBE_SECONDS, None)
+        self._probing = asyncio.Lock()
         self._told: set[str] = set()
         self._store = Store(hello.started_unix_ns, hello.started_ns, hidden=settings.values == "hidden")
-        self._metrics = Metrics(lambda: self._store.evicted)
-        self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up)
+        self._metrics = Metrics(lambda: self._store.evicted, self._store.ledger)
+        self._pipeline = Pipeline(settings, self._store, self._metrics, self._ask, self._give_up, self._planner.claims)
         self._flushes = 0
         self._flushed: dict[int, asyncio.Future[None]] = {}
         self._progress: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,12 +100,14 @@ class Profiler:
             settings=self._settings,
             settle=self.settle,
             scopes=self._pipeline.scopes,
+            connections=self._pipeline.open_connections,
         )
         servers = [_serve(api, hello.api_fd)]
         if hello.metrics_fd >= 0:
             servers.append(_serve(metrics_application(metrics=self._metrics, ready=self.ready), hello.metrics_fd))
-        tasks = [asyncio.create_task(server) for server in servers]
-        tasks.append(asyncio.create_task(self._learn_version()))
+        tasks = [asyncio.create_task(each) for each in (*servers, self._watch_server())]
+        for task in tasks:
+            task.add_done_callback(self._ended)
         gc.freeze()
         # What flows is made of records without cycles: looking for some at every few hundred of them finds nothing.
         gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -111,9 +121,10 @@ class Profiler:
     def session(self) -> SessionView:
         """The session as it stands."""
         counters = self._counters
-        notes = []
-        if self._planner_error:
-            notes.append(f"no EXPLAIN: {self._planner_error}")
+        explain = self._explain()
+        notes = [counters.failure] if counters.failure else []
+        if explain.reason:
+            notes.append(f"EXPLAIN is not available: {explain.reason}" + (f"; {explain.cure}" if explain.cure else ""))
         if self._pipeline.unchallenged:
             users = ", ".join(sorted(self._pipeline.unchallenged)[:5])
             notes.append(f"the server asked no password of {users}: whoever reaches the proxy has that role")
@@ -121,26 +132,39 @@ class Profiler:
             id=self._hello.session,
             started_at=_iso(self._hello.started_unix_ns),
             seconds=round((time.monotonic_ns() - self._hello.started_ns) / 1e9, 3),
-            server_version=self._server_version,
+            server_version=self._planner.server_version,
             executions=(self._earlier or 0) + self._pipeline.executions,
-            connections=sum(
-                count for kind, count in counters.connections_total.items() if kind.startswith("accepted/")
-            ),
+            connections=counters.sessions_open,
+            connections_total=_of_result(counters, "accepted"),
             shed=counters.shed,
             lost=counters.lost,
             restarts=counters.restarts,
             opaque_connections=sum(counters.opaque.values()),
+            tls_declined=_of_result(counters, "declined"),
+            listen=self._hello.listen,
+            upstream=checks.places(self._settings.upstream),
+            database_url=checks.database_url(self._settings, self._hello.listen),
+            checks=self._checks(),
             notes=notes,
+            explain=explain,
         )
 
     async def ready(self) -> tuple[bool, str]:
-        """True while the upstream takes connections; else why not, in words."""
-        checked, reachable = self._reachable
-        if time.monotonic() - checked > PROBE_SECONDS:
-            reachable = await _reaches(self._settings)
-            self._reachable = (time.monotonic(), reachable)
-        addresses = ", ".join(map(str, self._settings.upstream.addresses))
-        return reachable, "ready" if reachable else f"PostgreSQL does not answer at {addresses}"
+        """True while PostgreSQL answers a startup; else why not, in words. What EXPLAIN lacks is a detail."""
+        if self._counters.failure:
+            return False, self._counters.failure
+        async with self._probing:
+            checked, failure = self._readiness
+            if time.monotonic() - checked > PROBE_SECONDS:
+                failure = ""
+                try:
+                    await probe.answers(self._settings.upstream, PROBE_SECONDS)
+                except UpstreamUnreachable as error:
+                    failure = str(error)
+                self._readiness = (time.monotonic(), failure)
+        explain = self._explain()
+        detail = f"; {explain.cure}" if explain.cure else ""
+        return not failure, failure or f"ready\nexplain: {explain.state}{detail}"
 
     async def settle(self, seconds: float) -> None:
         """Wait, so long at most, until all that was forwarded up to now is analyzed and nothing is left to be said.
@@ -208,15 +232,42 @@ class Profiler:
 
     async def _finish(self) -> Report:
         self._pipeline.flush()
+        self._planner.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXPLAIN_SECONDS):
+                await self._tried.wait()
                 # What is answered may raise the next question.
                 while self._questions:
                     await asyncio.wait(self._questions, return_when=asyncio.FIRST_COMPLETED)
         return self._store.report(self.session())
 
-    async def _learn_version(self) -> None:
-        self._server_version = await self._planner.server_version()
+    # -- the side connection -----------------------------------------------------------------------------------------
+
+    def _explain(self) -> ExplainView:
+        return _OFF if self._settings.mode == "opaque" else self._planner.explain
+
+    def _checks(self) -> list[Check]:
+        upstream, planner = self._settings.upstream, self._planner
+        return server_checks.of_server(upstream, self._readiness[1], planner.server_version, self._explain())
+
+    async def _watch_server(self) -> None:
+        """Look at the server and try the side connection at the start, and again while one of them fails."""
+        soon = iter(SOON_SECONDS)
+        while True:
+            if self._readiness[1] != "":
+                await self.ready()
+            if self._explain().state not in ("ok", "no_rights", "off"):
+                await self._planner.check()
+            self._tell_checks()
+            self._tried.set()
+            await asyncio.sleep(next(soon, AGAIN_SECONDS) if self._readiness[1] else AGAIN_SECONDS)
+
+    def _tell_checks(self) -> None:
+        self._metrics.explain(self._explain().state == "ok")
+        found = self._checks()
+        if found != self._sent:
+            self._sent = found
+            self._link.send(Checked(found))
 
     def _ask(self, question: Question) -> None:
         if len(self._questions) < MAX_QUESTIONS:
@@ -226,14 +277,19 @@ class Profiler:
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._questions.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("an answer of the planner could not be taken", error=repr(error))
+        self._ended(task)
         self._progressed()
 
     async def _answer(self, question: Question) -> None:
         answer = await self._planner.ask(question)
-        self._planner_error = answer.error
+        self._tell_checks()
         self._pipeline.answer(answer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What fails in the background is not lost; the words of an error may hold values."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._metrics.task_failures += 1
+            self._log.error("background task failed", task=task.get_name(), error=type(error).__name__)
 
     def _give_up(self, connection: int, reason: str) -> None:
         self._log.warning(
@@ -293,6 +349,7 @@ async def _serve(asgi: object, descriptor: int) -> None:
         log_level="error",  # what a client does wrong is answered to it, not logged
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who counts as the client is who connected
         timeout_graceful_shutdown=1,
         ws="none",
     )
@@ -300,17 +357,9 @@ async def _serve(asgi: object, descriptor: int) -> None:
     await server.serve(sockets=[socket.socket(fileno=os.dup(descriptor))])
 
 
-async def _reaches(settings: Settings) -> bool:
-    for address in settings.upstream.addresses:
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(PROBE_SECONDS):
-                if address.path:
-                    _, writer = await asyncio.open_unix_connection(address.path)
-                else:
-                    _, writer = await asyncio.open_connection(address.host, address.port)
-            writer.close()
-            return True
-    return False
+def _of_result(counters: RelayCounters, result: str) -> int:
+    """Connections with this result, with and without encryption."""
+    return sum(count for kind, count in counters.connections_total.items() if kind.startswith(f"{result}/"))
 
 
 def _iso(unix_ns: int) -> str:

@@ -2,7 +2,8 @@
 
 Enters: a client's transport. Leaves: every byte, to the other side. Nothing is decoded here: `opening` reads the
 packets before a session. While one side does not take its bytes, the other is not read, so memory is bounded; an end of
-stream is passed on by itself, so that a half-closed client still gets its answer.
+stream is passed on by itself, so that a half-closed client still gets its answer. Which event does what in which phase
+of a connection stands in the table of `phases`.
 Source: PostgreSQL, "Message Flow: Termination, Canceling Requests in Progress".
 """
 
@@ -14,17 +15,14 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from pgtattle.proxy.opening import Doorman
+from pgtattle.proxy.phases import AFTER, TABLE, Event, Phase, Step
 from pgtattle.proxy.pipe import Pipe
 from pgtattle.proxy.tap import Line
 from pgtattle.proxy.tls import SaslOffer
 from pgtattle.proxy.upstream import Endpoint
+from pgtattle.proxy.waiting import LINGER_SECONDS, Wait, had_its_time, unacknowledged
 from pgtattle.proxy.wire.startup import TERMINATE, error_response
 
-LINGER_SECONDS: Final = 10.0
-"""For a side that was told of the end, and has nothing more to come, to go."""
-STALL_SECONDS: Final = 120.0
-"""For a client that takes nothing of what is still to come."""
-POLL_SECONDS: Final = 0.05
 BUFFER_LIMIT: Final = 256 * 1024
 
 
@@ -35,9 +33,9 @@ class Relay:
     """
 
     __slots__ = (
-        "_client_eof", "_client_leg", "_doorman", "_ended", "_loop", "_offer", "_opening_bytes", "_reason",
-        "_server_eof", "_stalled_at", "_timer", "_to_client", "_to_server", "admitted", "client", "endpoint", "error",
-        "line", "number", "opened_ns", "peer", "server", "session", "tls",
+        "_client_leg", "_doorman", "_ended", "_offer", "_opening_bytes", "_reason", "_stalled_at", "_to_client",
+        "_to_server", "_wait", "admitted", "client", "endpoint", "error", "line", "number", "opened_ns", "peer",
+        "phase", "server", "session", "tls",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +46,7 @@ class Relay:
         ended: Callable[[Relay, str], None],
     ) -> None:
         self.number = number
+        self.phase = Phase.OPENING
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
         self.endpoint: Endpoint | None = None
@@ -63,18 +62,11 @@ class Relay:
         self._opening_bytes = 0
         self._offer = SaslOffer()
         self.opened_ns = time.monotonic_ns()
-        self._loop = loop
+        self._wait = Wait(loop)
         self._doorman = doorman
-        self._ended: Callable[[Relay, str], None] | None = ended
-        self._timer: asyncio.TimerHandle | None = None
-        self._client_eof = self._server_eof = False
+        self._ended = ended
         self._stalled_at = 0
         self._reason = ""
-
-    @property
-    def left(self) -> bool:
-        """True when the client is gone."""
-        return self.client is None
 
     @property
     def bytes_to_client(self) -> int:
@@ -88,15 +80,24 @@ class Relay:
 
     @property
     def idle(self) -> bool:
-        """True when closing now interrupts neither an exchange nor a transaction, as far as the tap can tell."""
+        """True when neither an exchange nor a transaction nor a message is under way, as far as the tap can tell."""
         if self.server is None:
             return True
         return self.line is not None and self.line.observed and self.line.idle
+
+    @property
+    def dismissible(self) -> bool:
+        """True when nothing is lost by an end now: the session is idle, or its login is not over."""
+        line = self.line
+        return self.idle or (line is not None and line.observed and not line.authenticated and line.between_messages)
 
     # -- before the session ------------------------------------------------------------------------------------------
 
     def arrived(self, transport: asyncio.Transport, leg: ClientLeg) -> None:
         """A client connected; it may speak TLS from its first byte on."""
+        if self.phase is not Phase.OPENING:
+            transport.abort()
+            return
         self.client = transport
         self._client_leg = leg
         peer = transport.get_extra_info("peername")
@@ -108,7 +109,7 @@ class Relay:
 
     def opening(self, data: bytes) -> None:
         """Bytes of the client before there is a server."""
-        if not self._server_eof:
+        if self.phase in (Phase.OPENING, Phase.CONNECTING):
             self._doorman.take(self, data)
 
     def secured(self, transport: asyncio.Transport, *, direct: bool) -> None:
@@ -117,6 +118,15 @@ class Relay:
         self.tls = "on"
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
         self._doorman.secured(self, transport.get_extra_info("ssl_object"), direct=direct)
+
+    def connecting(self) -> None:
+        """The client's session is taken, and a server is being connected."""
+        self._happens(Event.SESSION)
+
+    def cancelling(self) -> None:
+        """The client's CancelRequest is being passed on, for as long as that takes."""
+        self._wait.clear()
+        self._happens(Event.CANCEL)
 
     def server_leg(self) -> ServerLeg:
         """The protocol of this relay's server, for as long as nothing is expected of it."""
@@ -127,11 +137,15 @@ class Relay:
 
         From here on bytes go through pipes. With `hide_binding` the login must not offer channel binding.
         """
-        client, leg, line = self.client, self._client_leg, self.line
-        if client is None or leg is None or self._server_eof:
+        if self._happens(Event.CONNECTED) is not Step.OPEN:
             transport.abort()
-            self._close("server" if self._server_eof else "client")
             return
+        if transport.is_closing():
+            self._happens(Event.SERVER_LOST, "server")
+            return
+        client, leg, line = self.client, self._client_leg, self.line
+        assert client is not None
+        assert leg is not None
         self.server = transport
         transport.set_write_buffer_limits(high=BUFFER_LIMIT)
         transport.write(opening)
@@ -143,10 +157,7 @@ class Relay:
         leg.data_received = self._to_server
         client.set_protocol(leg)
         transport.set_protocol(ServerLeg(self, self._without_binding if hide_binding else self._to_client))
-        if self._client_eof:
-            self._half_close(transport)
-        else:
-            client.resume_reading()
+        client.resume_reading()
 
     def _without_binding(self, data: bytes) -> None:
         """What the server sends up to its first answer to the login."""
@@ -165,79 +176,81 @@ class Relay:
         self.error = "the server spoke before it was asked"
         self.abort("server")
 
+    # -- the ends ----------------------------------------------------------------------------------------------------
+
     def refuse(self, sqlstate: str, message: str, hint: str, reason: str) -> None:
-        """End with a FATAL error that every client shows."""
+        """There is no session for this client: end with a FATAL error, which every client shows."""
         self.error = self.error or message
-        if self.client is not None:
-            self.client.write(error_response("FATAL", sqlstate, message, hint))
-        self._close(reason)
+        self._happens(Event.REFUSE, reason, error_response("FATAL", sqlstate, message, hint))
 
     def dismiss(self, sqlstate: str, message: str, reason: str) -> None:
-        """End an idle session in PostgreSQL's words, to both sides, once; what is no session, or ends, just ends."""
-        client, server, line = self.client, self.server, self.line
-        ends = self._server_eof or client is None or client.is_closing()
-        if ends or server is None or line is None or not line.authenticated:
-            self._close(reason)
-        else:
-            server.write(TERMINATE)
-            self.refuse(sqlstate, message, "", reason)
+        """End a session that is `dismissible` in PostgreSQL's words, to both sides."""
+        # libpq takes an error in answer to a request for encryption for an attack.
+        words = b"" if self.tls == "passthrough" else error_response("FATAL", sqlstate, message)
+        self._happens(Event.DISMISS, reason, words)
 
-    # -- the ends ----------------------------------------------------------------------------------------------------
+    def close(self, reason: str) -> None:
+        """End both sides once what is under way has been written: for a connection that is idle or has no server."""
+        self._happens(Event.CLOSE, reason)
+
+    def abort(self, reason: str) -> None:
+        """End both sides at once."""
+        self._happens(Event.ABORT, reason)
 
     def client_eof(self) -> bool:
         """The client sends nothing more; True when it may still read, which no client of TLS does."""
-        self._client_eof = True
-        self._reason = self._reason or "client"
-        if self._server_eof or not self._doorman.connecting(self):
-            self._close("client")
-        elif self.server is not None:
-            self._half_close(self.server)
-        return self.client is not None and self.client.can_write_eof()
+        both_ways = self.client is not None and self.client.can_write_eof()
+        self._happens(Event.CLIENT_EOF if both_ways else Event.CLOSE, "client")
+        return both_ways
 
-    def server_eof(self) -> bool:
-        """The server ended: flush, tell the client, and let it go before its socket is closed under unread bytes."""
-        self._server_eof = True
-        self._reason = self._reason or "server"
-        if self._to_client is not None and (rest := self._offer.rest()):
-            self._to_client(rest)
-        if self.client is None or self._client_eof or not self.client.can_write_eof():
-            self._close("server")
-            return False
-        if self.server is not None:
-            self.server.close()
-        if self._client_leg is not None:
-            # What the client still sends has nowhere to go, and must not cost it what is still to come.
-            self._client_leg.data_received = _nowhere
-            self.client.set_protocol(self._client_leg)
-        self.client.write_eof()
-        self.client.resume_reading()
-        self._await_client()
-        return False
-
-    def client_lost(self, error: Exception | None) -> None:
+    def client_lost(self, error: Exception | None = None) -> None:
         """The client's socket is gone."""
         self.client = None
-        self._reason = self._reason or "client"
         if error is not None:
             self.error = self.error or str(error)
-        if self.server is None:
-            if not self._doorman.connecting(self):
-                self._end("client")
-        elif error is not None and not self._client_eof:
-            self.server.abort()
-        else:
-            self.server.close()
+        self._happens(Event.CLIENT_LOST if error is None else Event.CLIENT_RESET, "client")
 
-    def server_lost(self, error: Exception | None) -> None:
+    def server_eof(self) -> bool:
+        """The server ended: its socket is closed, after what waits there was flushed."""
+        self._pass_rest()
+        self._happens(Event.SERVER_EOF, "server")
+        return False
+
+    def server_lost(self, error: Exception | None = None) -> None:
         """The server's socket is gone."""
         self.server = None
-        self._reason = self._reason or "server"
         if error is not None:
             self.error = self.error or str(error)
-        if self.client is None:
-            self._end("server")
-        elif not self._server_eof:
-            self.server_eof()
+        self._pass_rest()
+        self._happens(Event.SERVER_LOST, "server")
+
+    def _happens(self, event: Event, reason: str = "", fatal: bytes = b"") -> Step:
+        """Take the step that the table has for an event, and give it; `fatal` is for the client, if it can be told."""
+        before, step = self.phase, TABLE[self.phase, event]
+        self.phase = AFTER.get(step, before)
+        if self.phase is not before:
+            self._reason = self._reason or reason
+            if self.phase is Phase.CLOSING:
+                self._wait.clear()
+        if before in (Phase.CANCELLING, Phase.CONNECTING) and self.phase is Phase.CLOSING:
+            self._doorman.give_up()
+        match step:
+            case Step.PASS_ON:
+                self._half_close()
+            case Step.LAST:
+                self._last()
+            case Step.CUT:
+                _abort(self.server)
+            case Step.REFUSE | Step.TERMINATE | Step.CLOSE:
+                self._leave(fatal if step is not Step.CLOSE else b"", terminate=step is Step.TERMINATE)
+            case Step.ABORT | Step.NEVER:
+                if step is Step.NEVER:
+                    self.error = f"{event.value} in phase {before.value}"
+                    self._reason = "error"
+                _abort(self.server, self.client)
+        if self.phase is Phase.CLOSING and self.client is None and self.server is None:
+            self._end()
+        return step
 
     def client_stalls(self) -> None:
         """The client does not take its bytes."""
@@ -253,29 +266,9 @@ class Relay:
         if self.server is not None and not self.server.is_closing():
             self.server.resume_reading()
 
-    def gone_before_the_server(self) -> None:
-        """No server will come, and the client has left already."""
-        self._end("client")
-
-    def abort(self, reason: str) -> None:
-        """End both sides at once."""
-        self._reason = self._reason or reason
-        if self.server is not None:
-            self.server.abort()
-        if self.client is not None:
-            self.client.abort()
-
-    def close(self, reason: str) -> None:
-        """End both sides once what is under way has been written: for a connection that is idle or has no server."""
-        self._close(reason)
-
-    def set_timer(self, seconds: float | None, reason: str) -> None:
-        """End the connection in so many seconds; None: not any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if seconds is not None:
-            self._timer = self._loop.call_later(seconds, self.abort, reason)
+    def set_timer(self, seconds: float, reason: str) -> None:
+        """End the connection in so many seconds, unless something else is waited for by then."""
+        self._wait.after(seconds, lambda: self.abort(reason))
 
     def await_login(self, seconds: float) -> None:
         """The server has so long to take the login, or to refuse it; not where nobody can tell."""
@@ -285,65 +278,77 @@ class Relay:
                 self.error = self.error or "the login did not come to an end"
                 self.abort("login_timeout")
 
-        self.set_timer(None, "")
-        self._timer = self._loop.call_later(seconds, expired)
+        self._wait.after(seconds, expired)
 
-    def _half_close(self, server: asyncio.Transport) -> None:
+    def _half_close(self) -> None:
         """Pass the client's end of stream on. TLS has no half: wait for the last answer, then close."""
+        server, line = self.server, self.line
+        assert server is not None
         if server.can_write_eof():
             server.write_eof()
             return
-        line = self.line
 
         def answered(quiet: float) -> bool:
             return line.quiescent if line is not None and line.observed else quiet >= LINGER_SECONDS
 
-        self._watch(answered, lambda: self._close("client"))
+        self._wait.until(answered, lambda: self.close("client"), self._moved)
+
+    def _pass_rest(self) -> None:
+        """Give the client what the filter of the login holds: nothing more will complete it."""
+        if self.phase in (Phase.OPEN, Phase.CLIENT_ENDED) and self._to_client and (rest := self._offer.rest()):
+            self._to_client(rest)
+
+    def _last(self) -> None:
+        """Tell the client of the end, and let it go before its socket is closed under unread bytes."""
+        client, leg = self.client, self._client_leg
+        assert client is not None
+        assert leg is not None
+        if not client.can_write_eof():
+            self.close("server")
+            return
+        if self.server is not None:
+            self.server.close()
+        # What the client still sends has nowhere to go, and must not cost it what is still to come.
+        leg.data_received = _nowhere
+        client.set_protocol(leg)
+        client.write_eof()
+        client.resume_reading()
+        self._await_client()
+
+    def _leave(self, fatal: bytes, *, terminate: bool) -> None:
+        """Close both legs; what they are told before is flushed."""
+        client, server = self.client, self.server
+        if server is not None:
+            if terminate and self.line is not None and self.line.authenticated:
+                server.write(TERMINATE)
+            server.close()
+        if client is not None:
+            if fatal:
+                client.write(fatal)
+            client.close()
+            self._await_client()
 
     def _await_client(self) -> None:
         """The client is to take what is left for it, and go. One that does neither is not waited for for ever."""
+        self._wait.until(
+            lambda quiet: self.client is not None and had_its_time(self.client, quiet),
+            lambda: self.abort("server"),
+            self._moved,
+        )
 
-        def stuck(quiet: float) -> bool:
-            client = self.client
-            waiting = client is not None and client.get_write_buffer_size() > 0
-            return quiet >= (STALL_SECONDS if waiting else LINGER_SECONDS)
+    def _moved(self) -> tuple[int, ...] | None:
+        """Changes while bytes move towards the client; None when there is none."""
+        client = self.client
+        if client is None:
+            return None
+        return self.bytes_to_client, client.get_write_buffer_size(), unacknowledged(client) or 0
 
-        self._watch(stuck, lambda: self.abort("server"))
-
-    def _watch(self, over: Callable[[float], bool], then: Callable[[], None]) -> None:
-        """Look again and again whether it is over; `over` is told for how long nothing moved towards the client."""
-        since, moved = self._loop.time(), (-1, -1)
-
-        def look() -> None:
-            nonlocal since, moved
-            client, now = self.client, self._loop.time()
-            at = self.bytes_to_client, client.get_write_buffer_size() if client is not None else 0
-            if at != moved:
-                since, moved = now, at
-            if over(now - since):
-                then()
-            elif self._ended is not None:
-                self._timer = self._loop.call_later(POLL_SECONDS, look)
-
-        self.set_timer(None, "")
-        look()
-
-    def _close(self, reason: str) -> None:
-        self._reason = self._reason or reason
-        if self.server is not None:
-            self.server.close()
-        if self.client is not None:
-            self.client.close()
-            self._await_client()
-
-    def _end(self, reason: str) -> None:
-        self.set_timer(None, "")
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            reason = self._reason or reason
-            if self.line is not None:
-                self.line.close(reason)
-            ended(self, reason)
+    def _end(self) -> None:
+        self.phase = Phase.ENDED
+        self._wait.clear()
+        if self.line is not None:
+            self.line.close(self._reason)
+        self._ended(self, self._reason)
 
 
 class ClientLeg(asyncio.Protocol):
@@ -395,6 +400,12 @@ class ServerLeg(asyncio.Protocol):
         client = self._relay.client
         if client is not None and not client.is_closing():
             client.resume_reading()
+
+
+def _abort(*legs: asyncio.Transport | None) -> None:
+    for leg in legs:
+        if leg is not None:
+            leg.abort()
 
 
 def _nowhere(data: bytes) -> None:

@@ -10,12 +10,17 @@ from typing import Literal
 
 from msgspec import Struct
 
+from pgtattle.proxy.checks import Check
+
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["candidate", "likely", "proven"]
+State = Literal["open", "improved", "gone", "ignored"]
 SuggestionStatus = Literal["verified", "partly", "unverified", "confirmed", "refuted", "advice"]
+ExplainState = Literal["unknown", "ok", "off", "no_password", "refused", "no_rights", "unreachable"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
 CONFIDENCES: tuple[Confidence, ...] = ("candidate", "likely", "proven")
+STATES: tuple[State, ...] = ("open", "improved", "gone", "ignored")
 
 
 class ExecutionView(Struct, frozen=True, kw_only=True):
@@ -253,8 +258,21 @@ Evidence = (
 )
 
 
+class Cost(Struct, frozen=True, kw_only=True):
+    """What a unit of work cost in the database, or an execution of a statement: the median of several."""
+
+    queries: int
+    ms: float
+
+
 class FindingView(Struct, frozen=True, kw_only=True):
-    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals."""
+    """A finding with everything that was seen of it so far; its `id` survives restarts and new literals.
+
+    `count` (executions), `total_ms` and `units` are totals and always current; `units` is 0 where the rule does not
+    look at units of work. `title`, `unit`, `evidence` and `suggestion` are of the worst occurrence. `before` is what a
+    unit of work, or an execution of the statement, cost with the fault, `after` what it costs since it is `improved` or
+    `gone`.
+    """
 
     id: str
     rule: str
@@ -270,13 +288,54 @@ class FindingView(Struct, frozen=True, kw_only=True):
     suggestion: Suggestion
     first_seen: str
     last_seen: str
+    units: int = 0
+    state: State = "open"
+    before: Cost | None = None
+    after: Cost | None = None
+
+    @property
+    def stands(self) -> bool:
+        """True while there is something to mend."""
+        return self.state in ("open", "improved")
+
+    @property
+    def gravity(self) -> tuple[bool, int, int, float, str]:
+        """Sort key: the gravest finding first, what does not stand last."""
+        severity, confidence = SEVERITIES.index(self.severity), CONFIDENCES.index(self.confidence)
+        return (not self.stands, -severity, -confidence, -self.total_ms, self.id)
+
+    @property
+    def change(self) -> str:
+        """What a unit of work, or an execution of the statement, cost before and costs now, in words."""
+        before, after, unit = self.before, self.after, self.unit
+        where = "each execution" if unit is None else unit.route or f"a {unit.kind}"
+        if before is None or after is None:
+            return f"{where}: no longer found"
+        queries = "" if unit is None else f"{before.queries:,} → {after.queries:,} queries, "
+        return f"{where}: {queries}{before.ms:,.1f} → {after.ms:,.1f} ms"
+
+
+class ExplainView(Struct, frozen=True, kw_only=True):
+    """Whether the side connection can ask the server's planner: `ok` it can, `unknown` before the first try.
+
+    `off`: not wanted in this mode. `no_password`, `refused`: the login fails. `no_rights`: the role may not plan some
+    statements. `unreachable`: no server answers. `reason` and `cure` are for people, empty where there is nothing to
+    mend; `hypopg` says that the extension is in the upstream's database.
+    """
+
+    state: ExplainState = "unknown"
+    reason: str = ""
+    cure: str = ""
+    hypopg: bool = False
 
 
 class SessionView(Struct, frozen=True, kw_only=True):
     """The session a report speaks of. `executions` were analyzed, `shed` and `lost` were not: together they are all.
 
-    `evicted` counts what fell out of the bounded memory: `executions`, `statements` (their totals go to `other`),
-    `findings`.
+    `connections` are open now, `connections_total` were accepted since the start, `tls_declined` are clients that left
+    because they were offered no TLS. `database_url` is that of the upstream's database through the proxy, without a
+    password. `explain` is the side connection's state; `checks` say it and more for people. `evicted` counts what fell
+    out of the bounded memory: `executions`, `statements` (their totals go to `other`), `findings`.
     """
 
     id: str
@@ -285,11 +344,18 @@ class SessionView(Struct, frozen=True, kw_only=True):
     server_version: str
     executions: int
     connections: int
+    connections_total: int
     shed: int
     lost: int
     restarts: int
     opaque_connections: int
+    tls_declined: int = 0
+    listen: str = ""
+    upstream: str = ""
+    database_url: str = ""
+    checks: list[Check] = []
     notes: list[str] = []
+    explain: ExplainView = ExplainView()
     evicted: dict[str, int] = {}
 
 
@@ -357,6 +423,25 @@ class UnitDetail(Struct, frozen=True, kw_only=True):
 
     unit: UnitView
     executions: list[ExecutionView]
+
+
+class ConnectionView(Struct, frozen=True, kw_only=True):
+    """A client connection that is open and followed; `backend_pid` is 0 before its login is over."""
+
+    id: int
+    client: str
+    user: str
+    database: str
+    application: str
+    backend_pid: int
+    opened_at: str
+
+
+class ConnectionPage(Struct, frozen=True, kw_only=True):
+    """A page of connections, oldest first; `after` is the cursor of the next page, None at the end."""
+
+    items: list[ConnectionView]
+    after: str | None = None
 
 
 class ScopeMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

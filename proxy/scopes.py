@@ -95,6 +95,10 @@ class Scopes:
                 latest = scope if latest is None or scope.started_ns >= latest.started_ns else latest
         return None if latest is None else latest.mark
 
+    def is_open(self, mark: Mark, now_ns: int) -> bool:
+        """True while a scope of this mark may still get executions; whether it ever may, at the moment 0."""
+        return any(scope.mark == mark and scope.ended_ns > now_ns for scope in self._scopes.values())
+
     def _matches(self, match: ScopeMatch, connection: Connection) -> bool:
         if match.application_name:
             return True

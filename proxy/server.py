@@ -11,22 +11,26 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 import structlog
 import uvloop
 from msgspec import Struct
 
-from pgtattle.proxy import listeners, tls, upstream
+from pgtattle.proxy import listeners, probe, tls, upstream
+from pgtattle.proxy.checks import Check
+from pgtattle.proxy.dismissals import Dismissals
 from pgtattle.proxy.errors import UpstreamUnreachable, UsageError
 from pgtattle.proxy.log import Limiter
-from pgtattle.proxy.opening import Doorman, House
+from pgtattle.proxy.opening import DECLINED, Doorman, House, Refusal
 from pgtattle.proxy.relay import ClientLeg, Relay
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.settings import Settings
 from pgtattle.proxy.supervisor import Supervisor
 from pgtattle.proxy.tap import Line, Tap
+from pgtattle.proxy.tasks import Tasks
+from pgtattle.proxy.waiting import TLS_SHUTDOWN_SECONDS
 from pgtattle.proxy.wire.control import RelayCounters
 
 _Result = TypeVar("_Result")
@@ -71,8 +75,10 @@ class Proxy:
         self._doors: list[listeners.Door] = []
         self._sockets: list[socket.socket] = []
         self._paths: list[str] = []
-        self._ended = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._loop)
+        self._tasks.watch_callbacks()
+        self._dismissals = Dismissals(self._loop, self._relays, self._tasks)
+        self._draining = False
         self._tap = Tap(self._loop)
         self._supervisor: Supervisor | None = None
         self._certificate = tls.ServerCertificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
@@ -83,6 +89,7 @@ class Proxy:
         self._only_tls = "" if open_to_plain else "Set sslmode=require in the client."
         self._house = House(
             upstream=settings.upstream,
+            tasks=self._tasks,
             line=self._line,
             admit=self._take_in,
             failed=lambda: self._count("failed"),
@@ -100,6 +107,7 @@ class Proxy:
         tap = self._tap
         return RelayCounters(
             connections_open=len(self._relays),
+            sessions_open=self._sessions,
             connections_total=dict(self._total),
             bytes_to_server=self._bytes_to_server + sum(one.bytes_to_server for one in self._relays),
             bytes_to_client=self._bytes_to_client + sum(one.bytes_to_client for one in self._relays),
@@ -109,7 +117,24 @@ class Proxy:
             restarts=self._supervisor.restarts if self._supervisor is not None else 0,
             opaque=dict(tap.opaque),
             queue_bytes=tap.queue_bytes,
+            failure=self._supervisor.public_failure if self._supervisor is not None else "",
+            task_failures=self._tasks.failures,
         )
+
+    @property
+    def failure(self) -> str:
+        """Why nothing is analyzed, in words for who started it; empty while a profiler can run."""
+        return self._supervisor.failure if self._supervisor is not None else ""
+
+    @property
+    def why_no_report(self) -> str:
+        """Why `finish` gave none, in words."""
+        return self._supervisor.why_no_report if self._supervisor is not None else "it was not started"
+
+    async def failed(self) -> str:
+        """Wait until nothing can be analyzed; says why. For a proxy that was started."""
+        assert self._supervisor is not None
+        return await self._supervisor.failed()
 
     async def start(self) -> Addresses:
         """Listen, start the profiler and wait until both serve. Raises UsageError for an address that cannot be had."""
@@ -125,13 +150,13 @@ class Proxy:
             self._sockets.append(metrics)
         self._paths = [bound for one in self._sockets if isinstance(bound := one.getsockname(), str) and bound]
         listen = listeners.name(clients[0])
-        self._supervisor = Supervisor(settings, self._tap, lambda: self.counters, listen, api, metrics)
+        self._supervisor = Supervisor(settings, self._tap, lambda: self.counters, listen, api, metrics, self._tasks)
         await self._supervisor.start()
         self._doors = [listeners.Door(self._loop, one, self._admit, self._crowded) for one in clients]
         if settings.idle_seconds:
-            self._begin(self._end_idle())
+            self._tasks.start("idle timeout", self._dismissals.end_idle(settings.idle_seconds))
         if self._certificate is not None:
-            self._begin(self._compare_certificates())
+            self._tasks.start("comparison of certificates", self._compare_certificates())
         self._log.info("listening", listen=listen, upstream=", ".join(map(str, settings.upstream.addresses)))
         return Addresses(
             listen=listen,
@@ -142,8 +167,13 @@ class Proxy:
         )
 
     async def probe(self) -> None:
-        """Raise UpstreamUnreachable, with words for people, unless the upstream accepts a connection."""
-        (await upstream.connect(self.settings.upstream, asyncio.Protocol)).transport.close()
+        """Raise UpstreamUnreachable, with words for people, unless the upstream answers a startup."""
+        await probe.answers(self.settings.upstream, self.settings.upstream.connect_seconds)
+
+    async def checks(self, seen: Sequence[Check] = ()) -> Sequence[Check]:
+        """What is known about the server, as soon as it is not what was `seen` already; only after `start`."""
+        assert self._supervisor is not None
+        return await self._supervisor.checks(seen)
 
     def reload(self) -> None:
         """Take the certificate's files again, for connections to come; a bad one is told and not taken."""
@@ -155,7 +185,7 @@ class Proxy:
             self._log.error("the certificate was not taken; the one before it stays", error=str(error))
         else:
             tls.client_context.cache_clear()
-            self._begin(self._compare_certificates())
+            self._tasks.start("comparison of certificates", self._compare_certificates())
             self._log.info("certificate taken", fingerprint=self._certificate.fingerprint[:16])
 
     async def finish(self, timeout: float = 30.0) -> Report | None:
@@ -169,81 +199,83 @@ class Proxy:
         return await self._supervisor.finish(timeout) if self._supervisor is not None else None
 
     async def drain(self) -> None:
-        """Stop accepting; end a connection when its exchange and transaction end, all after the drain time."""
-        self._stop_listening()
-        deadline = time.monotonic() + self.settings.drain_seconds
-        while self._relays and time.monotonic() < deadline:
-            for relay in list(self._relays):
-                if relay.idle:
-                    relay.dismiss("57P01", "terminating connection: pgtattle is shutting down", "drain")
-            self._ended.clear()
-            try:
-                await asyncio.wait_for(self._ended.wait(), 0.02)
-            except TimeoutError:
-                continue
-        if self._relays:
-            self._log.warning("drain time is over", connections=len(self._relays))
+        """Refuse new sessions; end each one when its exchange and transaction end, all after the drain time.
+
+        Connections are accepted all the same: the cancel of a query that runs must go through, and whoever wants a
+        session gets SQLSTATE 57P03, at which libpq tries its next host as it does when the kernel refuses.
+        """
+        self._draining = True
+        if left := await self._dismissals.drain(self.settings.drain_seconds):
+            self._log.warning("drain time is over", connections=left)
 
     async def stop(self) -> None:
         """End what is left, at once."""
-        self._stop_listening()
+        for door in self._doors:
+            door.close()
+        self._doors.clear()
         for relay in list(self._relays):
             relay.abort("stop")
         # The legs report their end in the loop's next turns.
         for _ in range(3):
             await asyncio.sleep(0)
-        for task in self._tasks:
-            task.cancel()
         if self._supervisor is not None:
             await self._supervisor.stop()
+        await self._tasks.stop()
         for listening in self._sockets:
             listening.close()
         for path in self._paths:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _stop_listening(self) -> None:
-        for door in self._doors:
-            door.close()
-        self._doors.clear()
-
     # -- connections -------------------------------------------------------------------------------------------------
 
     def _admit(self, accepted: socket.socket) -> None:
-        self._begin(self._welcome(accepted))
+        self._tasks.start("admission of a client", self._welcome(accepted))
 
     async def _welcome(self, accepted: socket.socket) -> None:
         self._numbered += 1
         relay = Relay(self._loop, self._numbered, Doorman(self._house), self._gone)
         context, seconds = None, self.settings.login_seconds
         if self._certificate is not None and accepted.family != socket.AF_UNIX:
-            first = await listeners.first_byte(self._loop, accepted, seconds)
+            try:
+                first = await listeners.first_byte(self._loop, accepted, seconds)
+            except BaseException:
+                accepted.close()
+                raise
             if first is None:
                 accepted.close()
-                self._gone(relay, "login_timeout")
+                relay.abort("login_timeout")
                 return
             context = self._certificate.context if first == tls.HANDSHAKE else None
+        self._relays.add(relay)
         try:
             transport, _ = await self._loop.connect_accepted_socket(
-                lambda: ClientLeg(relay), accepted, ssl=context, ssl_handshake_timeout=seconds if context else None
+                lambda: ClientLeg(relay),
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=seconds if context else None,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if context else None,
             )
         except OSError as error:
             relay.error = f"TLS handshake: {tls.words(error)}"
-            self._gone(relay, "tls_failed" if context else "client")
-            return
-        if not relay.left:
-            self._relays.add(relay)
+            relay.abort("tls_failed" if context else "client")
+        else:
             upstream.keep_alive(transport)
 
-    def _take_in(self, relay: Relay) -> str:
+    def _take_in(self, relay: Relay) -> Refusal | None:
         limit = self.settings.max_connections
-        if limit and self._sessions >= limit:
+        refusal = None
+        if self._draining:
+            refusal = Refusal("57P03", "pgtattle is shutting down")
+        elif limit and self._sessions >= limit:
+            refusal = Refusal("53300", f"sorry, too many clients already (pgtattle --max-connections {limit})")
+        if refusal is not None:
             self._count("refused", relay.tls)
-            return f"sorry, too many clients already (pgtattle --max-connections {limit})"
+            return refusal
         relay.admitted = True
         self._sessions += 1
         self._count("accepted", relay.tls)
-        return ""
+        return None
 
     def _holding(self, pid: int) -> set[upstream.Endpoint]:
         """Where the session of this backend is; sessions that nobody looks at may be it."""
@@ -264,10 +296,12 @@ class Proxy:
 
     def _gone(self, relay: Relay, reason: str) -> None:
         self._relays.discard(relay)
+        if relay.error == DECLINED:
+            self._count("declined")
         self._sessions -= relay.admitted
         self._bytes_to_client += relay.bytes_to_client
         self._bytes_to_server += relay.bytes_to_server
-        self._ended.set()
+        self._dismissals.ended()
         level = "warning" if reason in UNEXPECTED else "info"
         if reason in UNEXPECTED and not self._limiter.lets(reason, time.monotonic()):
             return
@@ -293,23 +327,6 @@ class Proxy:
         if self._limiter.lets("accept", time.monotonic()):
             self._log.error("cannot accept: raise ulimit -n, or set --max-connections", error=error.strerror)
 
-    async def _end_idle(self) -> None:
-        """End sessions that did nothing for the idle time, between transactions only."""
-        seconds = self.settings.idle_seconds
-        moved: dict[Relay, tuple[int, float]] = {}
-        while True:
-            await asyncio.sleep(max(0.05, seconds / 8))
-            now = time.monotonic()
-            seen: dict[Relay, tuple[int, float]] = {}
-            for relay in list(self._relays):
-                total = relay.bytes_to_client + relay.bytes_to_server
-                before = moved.get(relay, (-1, now))
-                seen[relay] = before if before[0] == total else (total, now)
-                if now - seen[relay][1] >= seconds and relay.server is not None and relay.idle:
-                    message = f"terminating connection due to idle timeout (pgtattle --idle-timeout {seconds:g})"
-                    relay.dismiss("57P05", message, "idle_timeout")
-            moved = seen
-
     # -- certificates ------------------------------------------------------------------------------------------------
 
     async def _compare_certificates(self) -> None:
@@ -327,11 +344,6 @@ class Proxy:
         if self._house.only_tls != CURE:
             self._house.only_tls = CURE
             self._log.warning(CURE)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:

@@ -16,12 +16,14 @@ from typing import Final
 from mypy_extensions import i64
 
 from pgtattle.analyzers.samples import Samples
-from pgtattle.proxy.asked import Asked, Read, Request
+from pgtattle.analyzers.sql.texts import unreadable
+from pgtattle.proxy.asked import Asked, Request
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Running
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.named import MAX_STATEMENTS, Named
+from pgtattle.proxy.reading import ENCODING, NOT_TEXT, Read
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD, word
 from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, sample
@@ -53,7 +55,8 @@ class Session:
         """The StartupMessage."""
         given = startup_parameters(packet)
         user = given.get("user", "")
-        self._asked.encoding = messages.ENCODINGS.get(given.get("client_encoding", "").upper(), "utf-8")
+        if "client_encoding" in given:
+            self._asked.reading.reported(ENCODING, given["client_encoding"])
         self.connection = self.connection.changed(
             user=user,
             database=given.get("database") or user,
@@ -169,8 +172,7 @@ class Session:
     def _parsed(self) -> None:
         request = self._asked.expect(messages.PARSE)
         self._asked.pending.pop()
-        assert request.prepared is not None
-        self._named.keep(request.name, request.prepared)
+        self._named.keep(request.name, self._asked.prepared(request))
         self._running.sent += request.size
 
     def _closed(self) -> None:
@@ -213,7 +215,7 @@ class Session:
         rows = running.sampled
         if rows is None or not description or not self._samples.affords(running.rows, running.first_row_ns):
             return None
-        return sample(description, formats, rows, len(rows) == running.rows, self._asked.encoding)
+        return sample(description, formats, rows, len(rows) == running.rows, self._asked.reading.codec)
 
     def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
@@ -243,7 +245,9 @@ class Session:
         self._asked.pending.pop()
         name, statement, position = messages.bind_names(request.body)
         prepared = self._named.statements.get(statement) or self._unknown(statement)
-        parameters, position = messages.bind_parameters(request.body, position, prepared.types, self._asked.encoding)
+        parameters, position = messages.bind_parameters(
+            request.body, position, prepared.types, self._asked.reading.codec
+        )
         formats = messages.result_formats(request.body, position)
         self._named.end_portal(name)
         if len(self._named.portals) >= MAX_STATEMENTS:
@@ -286,14 +290,15 @@ class Session:
     def _what(self, request: Request) -> tuple[Text, tuple[Parameter, ...], Prepared | None]:
         """Text and parameters of the execution that a request is at."""
         if request.kind == messages.QUERY:
-            return request.texts[min(request.done, len(request.texts) - 1)], (), None
+            texts = self._asked.texts(request)
+            return texts[min(request.done, len(texts) - 1)], (), None
         if request.kind == messages.PARSE:
-            assert request.prepared is not None
-            return request.prepared.text, (), request.prepared
+            prepared = self._asked.prepared(request)
+            return prepared.text, (), prepared
         if request.kind == messages.BIND:
             _, statement, position = messages.bind_names(request.body)
             prepared = self._named.statements.get(statement) or self._unknown(statement)
-            parameters, _ = messages.bind_parameters(request.body, position, prepared.types, self._asked.encoding)
+            parameters, _ = messages.bind_parameters(request.body, position, prepared.types, self._asked.reading.codec)
             return prepared.text, parameters, prepared
         portal = self._named.portals.get(request.name)
         if portal is None:
@@ -306,7 +311,7 @@ class Session:
         self._exchanges.add(done)
         command = done.text.statement.command
         if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
-            self._named.deallocate(done.text, self._asked.encoding)
+            self._named.deallocate(done.text, self._asked.reading.codec)
 
     def _suspended(self, at_ns: int) -> None:
         request = self._asked.expect(messages.EXECUTE)
@@ -325,6 +330,8 @@ class Session:
         self._asked.copying = False
         if request.kind in (messages.QUERY, messages.EXECUTE, messages.PARSE, messages.BIND):
             text, parameters, prepared = self._what(request)
+            if sqlstate in NOT_TEXT and not text.sql.isascii() and self._asked.reading.codec.mixed:
+                text = unreadable(text.sql.encode("utf-8", "replace"), "that the server could not decode")
             running = self._current() if request.kind in (messages.QUERY, messages.EXECUTE) else self._running
             self._started(request, running)
             running.sent += request.size
@@ -339,8 +346,11 @@ class Session:
             self._asked.skip_to_sync()
 
     def _status_changed(self, name: str, value: str) -> None:
-        if name == "client_encoding":
-            self._asked.encoding = messages.ENCODINGS.get(value.upper(), "utf-8")
+        if self._asked.reading.changes(name, value):
+            # Reported at the end of an exchange, and in force since anywhere in it.
+            self._exchanges.doubt()
+            self._named.doubt(self._exchanges.number)
+            self._asked.reported(name, value)
         elif name == "application_name":
             if not self.authenticated:
                 self.connection = self.connection.changed(application=value)

@@ -56,7 +56,8 @@ class UpstreamTls(Struct, frozen=True, kw_only=True):
 class Upstream(Struct, frozen=True, kw_only=True):
     """Where PostgreSQL is: `addresses` are tried in order at each connect. `dsn` is for libpq, without a password.
 
-    `password` and the rest are for the side connection and for the command of `run`; clients bring their own.
+    `password` and the rest are for the side connection and for the command of `run`; clients bring their own. `ignored`
+    are options of the URL that are a driver's own.
     """
 
     addresses: tuple[Address, ...]
@@ -66,6 +67,7 @@ class Upstream(Struct, frozen=True, kw_only=True):
     user: str = ""
     password: str = ""
     database: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
-"""What the profiler remembers: a ring of executions, totals by statement, findings by id. All of it bounded.
+"""What the profiler remembers: a ring of executions, totals by statement, units, and the ledger of findings; bounded.
 
-Enters: executions and occurrences of findings, in order. Leaves: pages, changes since a cursor, and the report.
-What falls out is counted in `evicted`; the totals of statements that fall out go on in one called `other`.
+Enters: executions and findings, in order. Leaves: pages, changes since a cursor, and the report. What falls out is
+counted in `evicted`; the totals of statements that fall out go on in one called `other`.
 No I/O and no clock: moments are dated by the anchor.
 
 Cursors. The ring numbers executions from 1 in the order in which they came: a cursor is the number of the last one
@@ -21,28 +21,15 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.proxy.events import Statement
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.latencies import Latencies
-from pgtattle.proxy.schema import (
-    CONFIDENCES,
-    SEVERITIES,
-    ChattyEvidence,
-    Evidence,
-    FindingView,
-    LoopEvidence,
-    RepeatEvidence,
-    Report,
-    SessionView,
-    StatementView,
-    Suggestion,
-    WriteLoopEvidence,
-)
+from pgtattle.proxy.ledger import Ledger
+from pgtattle.proxy.schema import FindingView, Report, SessionView, StatementView
 from pgtattle.proxy.unit_log import UnitLog
-from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds, without_lengths
+from pgtattle.proxy.views import Anchor, clean, cleaned, milliseconds
 
 Sort = Literal["total", "calls", "mean", "p95", "max", "rows", "errors"]
 Predicate = Callable[[Execution, Sequence[str]], bool]
 
 OTHER: Final = "other"
-_MAX_FINGERPRINTS: Final = 20
 _ENTRY_BYTES: Final = 256
 _SLOT_BYTES: Final = 64
 
@@ -76,18 +63,25 @@ class Store:
     def __init__(
         self, started_unix_ns: int, started_ns: int, limits: Limits = DEFAULTS, *, hidden: bool = False
     ) -> None:
-        self._hidden = hidden
         self.anchor = Anchor(started_unix_ns, started_ns)
-        self.evicted = {"executions": 0, "statements": 0, "findings": 0}
         self.newest = 0
-        self.revision = 0
+        self.units = UnitLog(self.anchor)
+        self.ledger = Ledger(self.anchor, limits.findings, hidden)
         self._limits = limits
         self._ring: deque[tuple[Execution, Sequence[str], int]] = deque()
         self._ring_bytes = 0
         self._totals: OrderedDict[str, _Totals] = OrderedDict()
         self._other: _Totals | None = None
-        self._findings: OrderedDict[str, tuple[int, FindingView]] = OrderedDict()
-        self.units = UnitLog(self.anchor)
+        self._evicted_executions = self._evicted_statements = 0
+
+    @property
+    def evicted(self) -> dict[str, int]:
+        """What fell out, by what it was."""
+        return {
+            "executions": self._evicted_executions,
+            "statements": self._evicted_statements,
+            "findings": self.ledger.evicted,
+        }
 
     @property
     def oldest(self) -> int:
@@ -106,7 +100,7 @@ class Store:
         self._ring_bytes += size
         while len(ring) > limits.executions or (self._ring_bytes > limits.text_bytes and len(ring) > 1):
             self._ring_bytes -= ring.popleft()[2]
-            self.evicted["executions"] += 1
+            self._evicted_executions += 1
 
         statement = text.statement
         totals = self._totals.get(statement.fingerprint)
@@ -120,22 +114,16 @@ class Store:
         totals.add(execution)
 
     def add_finding(self, finding: Finding) -> FindingView:
-        """Merge an occurrence into the finding of its id, and give what is known of it now.
+        """Take what a rule says, and give what is known of that finding now."""
+        return self.ledger.add(finding)
 
-        Counts and times add up (a cumulative finding's replace the earlier ones), severity and confidence take the
-        greater, and the words and the evidence are those of the most telling occurrence.
-        """
-        finding = cleaned(finding)
-        if self._hidden:
-            finding = replace(finding, evidence=without_lengths(finding.evidence))
-        known = self._findings.pop(finding.id, None)
-        view = _first(finding, self.anchor) if known is None else _merged(known[1], finding, self.anchor)
-        self.revision += 1
-        self._findings[finding.id] = (self.revision, view)
-        if len(self._findings) > self._limits.findings:
-            self._findings.popitem(last=False)
-            self.evicted["findings"] += 1
-        return view
+    def findings(self) -> list[FindingView]:
+        """All findings with their totals as they are now: those that stand first, the gravest first."""
+        return self.ledger.all()
+
+    def finding(self, identity: str) -> FindingView | None:
+        """A finding by its id; None when there is none."""
+        return self.ledger.one(identity)
 
     def executions(self, after: int, limit: int, matches: Predicate | None = None) -> Changes:
         """Up to `limit` executions that match, the oldest first, after the cursor `after`."""
@@ -185,27 +173,9 @@ class Store:
         totals = self._other if fingerprint == OTHER else self._totals.get(fingerprint)
         return totals.view() if totals else None
 
-    def findings(self) -> list[FindingView]:
-        """All findings, by severity, confidence and time; the gravest first."""
-        return sorted((view for _, view in self._findings.values()), key=gravity)
-
-    def finding(self, identity: str) -> FindingView | None:
-        """A finding by its id; None when there is none."""
-        known = self._findings.get(identity)
-        return known[1] if known else None
-
-    def findings_since(self, revision: int) -> list[tuple[int, FindingView]]:
-        """The findings that changed after a revision, each with its own, in the order of their changes."""
-        changed: list[tuple[int, FindingView]] = []
-        for each in reversed(self._findings.values()):
-            if each[0] <= revision:
-                break
-            changed.append(each)
-        return changed[::-1]
-
     def session(self, session: SessionView) -> SessionView:
         """The session with what fell out of this memory."""
-        return cleaned(replace(session, evicted=dict(self.evicted)))
+        return cleaned(replace(session, evicted=self.evicted))
 
     def report(self, session: SessionView) -> Report:
         """Everything that is remembered, as it stands."""
@@ -223,7 +193,7 @@ class Store:
 
     def _evict_statement(self) -> None:
         _, totals = self._totals.popitem(last=False)
-        self.evicted["statements"] += 1
+        self._evicted_statements += 1
         if self._other is None:
             self._other = _Totals(Statement(OTHER, "(statements that are no longer remembered)", "", "utility"), ())
         self._other.take(totals)
@@ -298,75 +268,3 @@ _SORTS: Final[dict[Sort, Callable[[_Totals], int]]] = {
     "errors": lambda totals: totals.errors,
 }
 SORTS: Final[tuple[Sort, ...]] = tuple(_SORTS)
-
-
-def gravity(view: FindingView) -> tuple[int, int, float, str]:
-    """Sort key: the gravest finding first."""
-    return (-SEVERITIES.index(view.severity), -CONFIDENCES.index(view.confidence), -view.total_ms, view.id)
-
-
-def _first(finding: Finding, anchor: Anchor) -> FindingView:
-    at = anchor.iso(finding.at_ns)
-    return FindingView(
-        id=finding.id,
-        rule=finding.rule,
-        severity=finding.severity,
-        confidence=finding.confidence,
-        title=finding.title,
-        fingerprints=list(finding.fingerprints[:_MAX_FINGERPRINTS]),
-        sql=finding.sql,
-        count=finding.count,
-        total_ms=milliseconds(finding.total_ns),
-        unit=finding.unit,
-        evidence=finding.evidence,
-        suggestion=finding.suggestion,
-        first_seen=at,
-        last_seen=at,
-    )
-
-
-def _merged(known: FindingView, finding: Finding, anchor: Anchor) -> FindingView:
-    fresh = _first(finding, anchor)
-    telling = fresh if finding.cumulative or _weight(fresh) >= _weight(known) else known
-    fingerprints = dict.fromkeys((*known.fingerprints, *fresh.fingerprints))
-    return replace(
-        telling,
-        severity=max(known.severity, fresh.severity, key=SEVERITIES.index),
-        confidence=max(known.confidence, fresh.confidence, key=CONFIDENCES.index),
-        fingerprints=list(fingerprints)[:_MAX_FINGERPRINTS],
-        count=fresh.count if finding.cumulative else known.count + fresh.count,
-        total_ms=fresh.total_ms if finding.cumulative else round(known.total_ms + fresh.total_ms, 3),
-        suggestion=_suggestion(telling, known, fresh),
-        evidence=telling.evidence if finding.cumulative else _with_units(telling.evidence, known, fresh),
-        first_seen=min(known.first_seen, fresh.first_seen),
-        last_seen=max(known.last_seen, fresh.last_seen),
-    )
-
-
-def _suggestion(telling: FindingView, known: FindingView, fresh: FindingView) -> Suggestion:
-    """That of the most telling occurrence; SQL that only the other one has goes with it."""
-    told = telling.suggestion
-    other = (known if telling is fresh else fresh).suggestion
-    return told if told.sql or not other.sql else replace(told, sql=other.sql, status=other.status)
-
-
-def _weight(view: FindingView) -> tuple[int, int, int]:
-    """How much an occurrence says; of the loops, the longest."""
-    evidence = view.evidence
-    length = 0
-    if isinstance(evidence, LoopEvidence | RepeatEvidence | WriteLoopEvidence):
-        length = evidence.executions
-    elif isinstance(evidence, ChattyEvidence):
-        length = evidence.queries
-    return (CONFIDENCES.index(view.confidence), SEVERITIES.index(view.severity), length)
-
-
-def _with_units(evidence: Evidence, known: FindingView, fresh: FindingView) -> Evidence:
-    earlier, later = known.evidence, fresh.evidence
-    if (
-        isinstance(evidence, LoopEvidence | RepeatEvidence | WriteLoopEvidence | ChattyEvidence)
-        and isinstance(earlier, LoopEvidence | RepeatEvidence | WriteLoopEvidence | ChattyEvidence)
-        and isinstance(later, LoopEvidence | RepeatEvidence | WriteLoopEvidence | ChattyEvidence)
-    ):
-        return replace(evidence, units=earlier.units + later.units)
-    return evidence

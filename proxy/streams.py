@@ -1,7 +1,8 @@
 """Server-sent events: what changes in the store, as it changes.
 
 Enters: where a reader left off. Leaves: `session` every second, `executions` (a JSON array, at most 500, every 100 ms),
-`finding` at each change, `skipped` when a slow reader missed some, `reset` when it cannot go on where it left off.
+`finding` at each change (where only its numbers went on, every half second), `skipped` when a slow reader missed some,
+`reset` when it cannot go on where it left off.
 Readers hold a cursor into the store and nothing else, so a slow one costs no memory. Every event's id is
 `<stream>.<execution cursor>.<finding revision>`; a stream is one session in the memory of one profiler process.
 Source: WHATWG HTML, section 9.2 "Server-sent events".
@@ -30,6 +31,7 @@ MAX_STREAMS: Final = 16
 MAX_BATCH: Final = 500
 INTERVAL_SECONDS: Final = 0.1
 SESSION_SECONDS: Final = 1.0
+RECOUNT_SECONDS: Final = 0.5
 _POSITION: Final = re.compile(r"(.+)\.([0-9]{1,18})\.([0-9]{1,18})")
 
 
@@ -39,6 +41,10 @@ class Position(Struct, frozen=True):
     stream: str
     execution: int
     revision: int
+
+    def is_beyond(self, newest: Position) -> bool:
+        """True for a position that the stream has not come to: it is none of its own."""
+        return self.execution > newest.execution or self.revision > newest.revision
 
     def __str__(self) -> str:
         return f"{self.stream}.{self.execution}.{self.revision}"
@@ -59,6 +65,7 @@ class Streams:
         self._values = values
         self._generation = generation
         self._open = 0
+        self._recounted = 0.0
 
     def open(self, resume: str | None, history: int, matches: Predicate | None) -> StreamingResponse:
         """A stream that goes on after the event id `resume`.
@@ -70,13 +77,14 @@ class Streams:
         reset = ""
         if resume is not None:
             left_off = position(resume)
-            if left_off is None or left_off.stream != stream or left_off.execution > store.newest:
+            newest = Position(stream, store.newest, store.ledger.revision)
+            if left_off is None or left_off.stream != stream or left_off.is_beyond(newest):
                 reset = "session"
             elif left_off.execution < store.oldest - 1:
                 reset = "expired"
             else:
                 return _Response(self, self._events(left_off, matches, ""))
-        start = Position(stream, store.before(history, matches), 0 if history else store.revision)
+        start = Position(stream, store.before(history, matches), 0 if history else store.ledger.revision)
         return _Response(self, self._events(start, matches, reset))
 
     def enter(self) -> bool:
@@ -89,6 +97,13 @@ class Streams:
     def leave(self) -> None:
         """Give the place back."""
         self._open -= 1
+
+    def _recount(self) -> None:
+        """Bring the totals of findings up to date for all streams, now and then."""
+        now = time.monotonic()
+        if now - self._recounted >= RECOUNT_SECONDS:
+            self._recounted = now
+            self._store.ledger.recount()
 
     async def _events(self, at: Position, matches: Predicate | None, reset: str) -> AsyncIterator[bytes]:
         store = self._store
@@ -108,7 +123,8 @@ class Streams:
             if changes.executions:
                 views = [execution_view(each, store.anchor, self._values) for each in changes.executions]
                 yield _event("executions", at, views)
-            for revision, view in store.findings_since(at.revision):
+            self._recount()
+            for revision, view in store.ledger.since(at.revision):
                 at = Position(at.stream, at.execution, revision)
                 yield _event("finding", at, view)
             await asyncio.sleep(INTERVAL_SECONDS if at.execution >= recorded else 0)

@@ -19,7 +19,7 @@ import msgspec
 
 from pgtattle.proxy.wire import batch, control
 from pgtattle.proxy.wire.control import batch_message
-from pgtattle.proxy.wire.frames import CLOSED, EXCHANGE, FLUSH_BYTES, KEY, MISSED, PREPARED, REASONS
+from pgtattle.proxy.wire.frames import CLOSED, EXCHANGE, FLUSH_BYTES, KEY, MISSED, PREPARED, REASONS, STATUS
 from pgtattle.proxy.wire.scan import State
 from pgtattle.proxy.wire.startup import is_replication
 
@@ -31,10 +31,14 @@ QUIET_NS: Final = 90_000_000_000
 LAST_OPAQUE: Final = 100
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024
+MAX_REPORT: Final = 256
 
 Blind = Literal["", "shed", "lost"]
 
 _IDLE: Final = ord("I")
+_APPLICATION: Final = b"application_name"
+_READING: Final = (b"client_encoding", b"standard_conforming_strings")
+"""What the meaning of SQL hangs on."""
 
 
 class Tap:
@@ -183,14 +187,15 @@ class Tap:
 
 
 class Line:
-    """One connection of the tap. Its state is what a gap needs: open requests, live statements, transaction status.
+    """One connection of the tap. Its state is what a gap needs: open requests, live statements, transaction status,
+    and the reports of the server by which the decoder reads.
 
     `frontend` and `backend` take the chunks that were sent on.
     """
 
     __slots__ = (
-        "_blind", "_exchanges", "_key", "_missed", "_opened", "_startup", "_state", "_statement_bytes", "_statements",
-        "_welcome", "backend", "frontend", "number", "observed", "reason", "tap",
+        "_blind", "_exchanges", "_key", "_missed", "_opened", "_reported", "_startup", "_state", "_statement_bytes",
+        "_statements", "_welcome", "backend", "frontend", "number", "observed", "reason", "tap",
     )  # fmt: skip
 
     def __init__(self, tap: Tap, number: int, client: str) -> None:
@@ -206,6 +211,7 @@ class Line:
         self.backend: Callable[[bytes], None] = self._state.backend
         self._statements: dict[bytes, bytes] = {}
         self._statement_bytes = 0
+        self._reported: dict[bytes, bytes] = {}
         self._blind: Blind = ""
         self._exchanges = 0
         self._missed: dict[str, int] = {}
@@ -232,13 +238,18 @@ class Line:
         return self._state.ended
 
     @property
+    def between_messages(self) -> bool:
+        """True when no message of either side has passed in part."""
+        return self._state.between_messages
+
+    @property
     def quiescent(self) -> bool:
-        """True when every request was answered."""
+        """True when every request was answered, and no message has passed in part."""
         return self._state.quiescent
 
     @property
     def idle(self) -> bool:
-        """True when every request was answered and no transaction is open."""
+        """True when it is quiescent and no transaction is open."""
         return self._state.quiescent and self._state.status == _IDLE
 
     def startup(self, packet: bytes) -> None:
@@ -282,6 +293,7 @@ class Line:
         self._append(batch.OPENED, msgspec.json.encode(self._opened))
         if self._startup:
             self._append(batch.STARTUP, self._startup)
+        self._report(b"")
         if not self.observed:
             self._append(batch.OPAQUE, b"earlier")
 
@@ -305,9 +317,11 @@ class Line:
             self.introduce()
         if self._key:
             self._append(batch.BACKEND, self._key)
+        self._report(*_READING)
         for frame in self._statements.values():
             self._append(batch.STATEMENT, frame)
         self._tell_gap()
+        self._report(_APPLICATION)
         self._blind = ""
         self._state.blind = False
 
@@ -339,6 +353,8 @@ class Line:
             elif kind == KEY:
                 prefix = batch.PREFIX_HEAD.pack(ord("K"), 4 + len(data)) + data
                 self._key = bytes((batch.PREFIX,)) + (4 + len(prefix)).to_bytes(4, "big") + prefix
+            elif kind == STATUS and len(data) <= MAX_REPORT:
+                self._reports(data)
         events.clear()
 
     def _count(self, executions: int) -> None:
@@ -370,6 +386,32 @@ class Line:
 
     def _miss(self, command: str, executions: int = 1) -> None:
         self._missed[command] = self._missed.get(command, 0) + executions
+
+    def _reports(self, body: bytes) -> None:
+        """The server reports a setting. The application's name at login is kept under no name, as the connection's."""
+        frame = b"S" + (4 + len(body)).to_bytes(4, "big") + body
+        if body.startswith(_APPLICATION + b"\0"):
+            self._reported.setdefault(b"", frame)
+            self._reported[_APPLICATION] = frame
+            return
+        for name in _READING:
+            if body.startswith(name + b"\0") and self._reported.get(name) != frame:
+                if name in self._reported:
+                    self._forget_ambiguous()
+                self._reported[name] = frame
+
+    def _forget_ambiguous(self) -> None:
+        """Nobody will know by which settings a statement was read that depends on them."""
+        for name, frame in list(self._statements.items()):
+            sql = frame[5:].split(b"\0", 2)[1]
+            if b"\\" in sql or not sql.isascii():
+                self._forget(name)
+
+    def _report(self, *names: bytes) -> None:
+        """Repeat what the server reported last."""
+        frames = b"".join([self._reported[name] for name in names if name in self._reported])
+        if frames:
+            self._append(batch.BACKEND, frames)
 
     def _remember(self, frame: bytes) -> None:
         name = frame[5 : frame.index(b"\0", 5)]

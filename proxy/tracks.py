@@ -1,6 +1,6 @@
 """A unit of work while it is open, and what is known of each connection: the state that `units` works on.
 
-Enters: executions, one at a time. Leaves: the mark that an execution carries, the pauses of a client, complete units.
+Enters: executions, one at a time. Leaves: the mark that an execution carries, and units as they stand.
 Out of scope: which execution belongs to which unit.
 """
 
@@ -16,11 +16,12 @@ from pgtattle.proxy.habits import Habit, Pooled
 
 MILLISECOND: Final = 1_000_000
 
-GAP_MIN_NS: Final = 50 * MILLISECOND
-# A unit is on people's screens within half a second of its end, so no gap inside a unit can be longer.
-GAP_MAX_NS: Final = 400 * MILLISECOND
-THINK_TIMES_IN_GAP: Final = 5
-THINK_MIN_NS: Final = MILLISECOND / 10
+GAP_NS: Final = 300 * MILLISECOND
+"""The longest pause in a burst: far more than a client takes, for a busy machine makes pauses longer."""
+GAP_MAX_NS: Final = 600 * MILLISECOND
+"""The longest pause in a burst where it goes on as it went before; after so long what is open is shown as it stands."""
+NAMED_NS: Final = 60_000 * MILLISECOND
+"""Of silence, after which a name that a connection still has is used no more."""
 LOOKED_AT: Final = 10
 SMALL: Final = 3
 """Reads and writes that a loop has at least."""
@@ -30,7 +31,7 @@ _in_order = attrgetter("started_ns", "id")
 
 class Open:
     """A unit that is not complete. `around` is the burst that a transaction began in; `checked_out`: a pool's mark
-    came before it.
+    came before it; `shown` counts the executions that it had when it was shown as it stands.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Open:
         "pooled",
         "route",
         "scope",
+        "shown",
         "signal",
         "started_ns",
         "transaction",
@@ -69,6 +71,7 @@ class Open:
         self.checked_out = False
         self.pooled = False
         self.done = False
+        self.shown = 0
 
     @property
     def small(self) -> bool:
@@ -77,7 +80,18 @@ class Open:
             sum(execution.text.statement.kind in ("read", "write") for execution in self.executions) < SMALL
         )
 
-    def complete(self) -> Unit:
+    def goes_on(self, execution: Execution) -> bool:
+        """True where the unit went from its last statement to this one before: a loop's next turn."""
+        last, this = self.executions[-1].text.statement.fingerprint, execution.text.statement.fingerprint
+        before = ""
+        for one in self.executions:
+            fingerprint = one.text.statement.fingerprint
+            if before == last and fingerprint == this:
+                return True
+            before = fingerprint
+        return False
+
+    def as_it_stands(self) -> Unit:
         """The unit, as it flows."""
         self.executions.sort(key=_in_order)
         tags = [execution.text.tags for execution in self.executions[:LOOKED_AT] if execution.text.tags]
@@ -97,17 +111,18 @@ class Open:
 
 
 class Track:
-    """What is known of one connection. `released` is true after a mark of the pool that takes it back.
+    """What is known of one connection. `released` is true after a mark of the pool that takes it back, `begun` in a
+    transaction. `named` is the unit of the last name that it had, until it is given back.
 
-    `think_ns` is a running median of the pauses inside units, `gap_ns` the longest pause that is still inside one. The
-    marks of the last tags and settings are kept, for most executions carry the same ones as the one before.
+    The marks of the last tags and settings are kept, for most executions carry the same ones as the one before.
     """
 
     __slots__ = (
+        "begun",
         "ended_ns",
-        "gap_ns",
         "habit",
         "mark",
+        "named",
         "old_ids",
         "pooled",
         "released",
@@ -117,7 +132,6 @@ class Track:
         "settings_transaction",
         "tag_mark",
         "tags",
-        "think_ns",
         "transaction",
         "unit",
         "units",
@@ -129,25 +143,18 @@ class Track:
         self.pooled = Pooled(pooled)
         self.released = False
         self.unit: Open | None = None
+        self.named: Open | None = None
         self.units = 0
         self.transaction = 0
         self.mark: Mark | None = None
         self.ended_ns = 0
-        self.think_ns = float(MILLISECOND)
-        self.gap_ns = float(GAP_MIN_NS)
+        self.begun = False
         self.tags: object = None
         self.tag_mark: Mark | None = None
         self.settings: object = None
         self.settings_transaction = 0
         self.setting_mark: Mark | None = None
         self.old_ids = False
-
-    def paused(self, pause_ns: int) -> None:
-        """Learn from a pause inside a unit: a step towards it, whatever its size, follows the median."""
-        think_ns = self.think_ns * (1.1 if pause_ns > self.think_ns else 1 / 1.1)
-        self.think_ns = think_ns if think_ns > THINK_MIN_NS else THINK_MIN_NS
-        gap_ns = THINK_TIMES_IN_GAP * think_ns
-        self.gap_ns = GAP_MIN_NS if gap_ns < GAP_MIN_NS else min(gap_ns, GAP_MAX_NS)
 
     def mark_of(self, execution: Execution) -> Mark | None:
         """The name that the execution itself carries, if it is fresh."""

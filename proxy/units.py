@@ -1,7 +1,7 @@
 """Groups executions to units of work: the executions of one request, job, transaction or burst.
 
-Enters: executions in the order of their ends, and moments. Leaves: complete `Unit` records. No I/O, no clock.
-Out of scope: what a unit means for a rule.
+Enters: executions in the order of their ends, and moments. Leaves: `Unit` records, complete or as they stand. No I/O,
+no clock. Out of scope: what a unit means for a rule.
 
 The signals, strongest first; a stronger one overrides:
 
@@ -17,6 +17,11 @@ The signals, strongest first; a stronger one overrides:
 
 On a connection that a pooler shares among clients only 1 to 4 and 7 count: the rest would mix them.
 
+A unit ends by what told it apart, not by the clock: an id with the next one on its connection, or when the connection
+is given back or closed, or not used for a minute; a scope when it is closed; a transaction with its end. Only a burst,
+and what is over but may go on elsewhere, ends by silence. What is silent but not over is shown as it stands, and judged
+again when it is complete.
+
 Statements without an id (BEGIN, COMMIT, the first ones) go with the id of their transaction or, in autocommit, with the
 neighbour on their connection when it is nearer than the gap. Two connections are joined by the same id only.
 
@@ -27,7 +32,7 @@ latter show themselves by an id other than the last fresh one; from then on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from pgtattle.analyzers.origin import Mark, route_of, route_of_settings
@@ -35,9 +40,11 @@ from pgtattle.proxy.events import Unit, UnitKind
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.habits import Habits, is_ping, is_release
 from pgtattle.proxy.scopes import Scopes
-from pgtattle.proxy.tracks import GAP_MAX_NS, GAP_MIN_NS, MILLISECOND, Open, Track
+from pgtattle.proxy.tracks import GAP_MAX_NS, GAP_NS, MILLISECOND, NAMED_NS, Open, Track
 
 MAX_SPAN_NS: Final = 30_000 * MILLISECOND
+"""Of a burst; so long a connection's first unit waits to be its only one."""
+FOREVER_NS: Final = 1 << 62
 MAX_EXECUTIONS: Final = 10_000
 MAX_OPEN: Final = 2_000
 MAX_HELD: Final = 200_000
@@ -62,7 +69,7 @@ class Units:
         self._open: dict[Open, None] = {}
         self._marked: dict[tuple[str, str, str], Open] = {}
         self._habits = Habits()
-        self._resumed_ns = 0
+        self._resumed_ns = self._ticked_ns = 0
 
     def add(self, execution: Execution) -> list[Unit]:
         """Take an execution; the units that its arrival completed."""
@@ -76,9 +83,9 @@ class Units:
             scope = connection.application or connection.user
             track = self._tracks[connection.id] = Track(scope, self._habits.of(scope), self._behind_pooler)
         pause_ns = execution.started_ns - max(track.ended_ns, self._resumed_ns)
-        near = pause_ns <= track.gap_ns
-        if near and track.ended_ns:
-            track.paused(pause_ns)
+        near = pause_ns <= GAP_NS
+        if not near and pause_ns <= GAP_MAX_NS and track.unit is not None and not track.unit.done:
+            near = track.unit.goes_on(execution)
         if execution.transaction != track.transaction:
             track.transaction = execution.transaction
             track.mark = None
@@ -102,12 +109,15 @@ class Units:
         self._put(unit, execution)
         unit.pooled = unit.pooled or track.pooled.known
         track.ended_ns = max(track.ended_ns, execution.ended_ns)
-        if len(unit.executions) >= MAX_EXECUTIONS or unit.ended_ns - unit.started_ns >= MAX_SPAN_NS:
+        track.begun = execution.transaction != 0 and execution.status != "I"
+        if len(unit.executions) >= MAX_EXECUTIONS or (
+            unit.ended_ns - unit.started_ns >= MAX_SPAN_NS and unit.mark is None and not track.begun
+        ):
             complete.append(self._complete(unit))
         track.released = is_release(execution)
         if track.released or _ended_by_rollback(execution):
             # The connection went back to its pool. A named unit may go on elsewhere.
-            track.unit = None
+            track.unit = track.named = None
             if unit.mark is None and not unit.done:
                 if unit.checked_out and track.released:
                     _be_checkout(unit)
@@ -121,19 +131,39 @@ class Units:
         self._resumed_ns = at_ns
 
     def waits(self, busy: Callable[[int], bool]) -> bool:
-        """True while a unit is open that ends by silence; one with an unanswered request does not yet."""
-        return any(not any(map(busy, unit.connections)) for unit in self._open)
+        """True while silence would end a unit or show one; not that of a unit with an unanswered request."""
+        return any(
+            (unit.shown < len(unit.executions) or self._patience(unit, self._ticked_ns) <= GAP_MAX_NS)
+            and not any(map(busy, unit.connections))
+            for unit in self._open
+        )
 
     def tick(self, now_ns: int, busy: Callable[[int], bool]) -> list[Unit]:
-        """The units that fell silent. All traffic up to `now_ns` was added; `busy` tells of an unanswered request."""
-        silent: list[Open] = []
+        """The units that are over. All traffic up to `now_ns` was added; `busy` tells of an unanswered request."""
+        self._ticked_ns = now_ns
+        over = [
+            unit
+            for unit in self._silent(now_ns)
+            if now_ns - max(unit.ended_ns, self._resumed_ns) > self._patience(unit, now_ns)
+            and not any(map(busy, unit.connections))
+        ]
+        return self._complete_all(over)
+
+    def show(self, now_ns: int, busy: Callable[[int], bool]) -> list[Unit]:
+        """The units that are silent but not over, and those that go on for long, as they stand: each state once."""
+        found: list[Unit] = []
         for unit in self._open:
-            if now_ns - unit.started_ns >= MAX_SPAN_NS or (
-                now_ns - max(unit.ended_ns, self._resumed_ns) > self._patience(unit)
-                and not any(map(busy, unit.connections))
-            ):
-                silent.append(unit)
-        return self._complete_all(silent)
+            count = len(unit.executions)
+            if count == unit.shown or any(map(busy, unit.connections)):
+                continue
+            silent = now_ns - max(unit.ended_ns, self._resumed_ns) > GAP_MAX_NS
+            if silent or (now_ns - unit.started_ns > MAX_SPAN_NS and count >= 2 * unit.shown):
+                unit.shown = count
+                found.append(unit.as_it_stands())
+        return found
+
+    def _silent(self, now_ns: int) -> list[Open]:
+        return [unit for unit in self._open if now_ns - max(unit.ended_ns, self._resumed_ns) > GAP_MAX_NS]
 
     def closed(self, connection_id: int, now_ns: int) -> list[Unit]:
         """A connection ended at `now_ns`: so did its unit, unless that has a name and may go on elsewhere."""
@@ -143,10 +173,9 @@ class Units:
         unit = self._folded(track.unit) if track.unit is not None else None
         lives = unit is not None and not unit.done and unit.mark is None
         alone = lives and track.units == 1 + (unit is not track.unit)
-        alone = alone and unit is not None and now_ns - unit.started_ns < MAX_SPAN_NS
         # Every connection counts: those that rest before they end are what a pool is made of.
         track.habit.closed += 1
-        track.habit.short += alone
+        track.habit.short += alone and unit is not None and now_ns - unit.ended_ns <= GAP_MAX_NS
         if unit is None or not lives:
             return []
         if alone and track.habit.connection_each:
@@ -198,12 +227,16 @@ class Units:
             self._marked[key] = unit
         elif before is not None:
             self._join(unit, before)
+        track.named = unit
         if mark.setting and not unit.route:
             unit.route = route_of_settings(execution.settings)
         return unit
 
     def _local(self, track: Track, execution: Execution, near: bool, complete: list[Unit]) -> Open:
         """The unit of an execution without a name."""
+        if track.named is not None and track.named.mark is not None and track.named.mark.setting:
+            # The setting is in force no more.
+            track.named = None
         unit = track.unit
         around: Open | None = None
         if unit is not None and not unit.done:
@@ -296,11 +329,25 @@ class Units:
         if not unit.route and execution.text.tags:
             unit.route = route_of(execution.text.tags)
 
-    def _patience(self, unit: Open) -> float:
-        if unit.kind != "burst":
-            return GAP_MAX_NS
-        tracks: Iterable[Track | None] = map(self._tracks.get, unit.connections)
-        return max((track.gap_ns for track in tracks if track is not None), default=GAP_MIN_NS)
+    def _patience(self, unit: Open, now_ns: int) -> int:
+        """The length of the silence that ends a unit."""
+        mark = unit.mark
+        if mark is not None and not mark.lasts and self._scopes is not None:
+            return FOREVER_NS if self._scopes.is_open(mark, now_ns) else GAP_MAX_NS
+        patience = GAP_MAX_NS
+        for connection in unit.connections:
+            track = self._tracks.get(connection)
+            if track is None or (track.unit is not unit and track.named is not unit):
+                # The connection went on to something else, was given back or closed.
+                continue
+            if track.begun and track.unit is unit:
+                return FOREVER_NS
+            if mark is not None:
+                patience = NAMED_NS
+            elif track.units == 1 and not track.pooled.known:
+                # Where the connection closes after it, it was all that the connection was for.
+                patience = MAX_SPAN_NS
+        return patience
 
     def _complete(self, unit: Open) -> Unit:
         unit.done = True
@@ -308,7 +355,7 @@ class Units:
         self._held -= len(unit.executions)
         if unit.mark is not None:
             self._marked.pop((unit.mark.kind, unit.scope, unit.mark.id), None)
-        return unit.complete()
+        return unit.as_it_stands()
 
 
 def _be_checkout(unit: Open) -> None:

@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.events import Connection, Parameter
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.schema import Evidence, ExecutionView, InjectionEvidence, PastedEvidence
+from pgtattle.proxy.schema import ConnectionView, Evidence, ExecutionView, InjectionEvidence, PastedEvidence
 from pgtattle.proxy.settings import Values
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -96,6 +96,21 @@ def cleaned(record: _Record) -> _Record:
     except UnicodeEncodeError:
         return msgspec.convert(_cleaned(msgspec.to_builtins(record)), type(record))
     return record
+
+
+def connection_view(connection: Connection, anchor: Anchor) -> ConnectionView:
+    """The record as the API gives it."""
+    return cleaned(
+        ConnectionView(
+            id=connection.id,
+            client=connection.client,
+            user=connection.user,
+            database=connection.database,
+            application=connection.application,
+            backend_pid=connection.backend_pid,
+            opened_at=anchor.iso(connection.opened_ns),
+        )
+    )
 
 
 def masked(parameter: Parameter) -> str | None:

@@ -89,7 +89,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the builder stage's own steps were taken."""
     root = tmp_path_factory.mktemp("image")
     (root / "opt").mkdir()
-    # Compiling takes a minute, and `make compiled` does it.
+    # Compiling takes a minute, and `make artifact` does it.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PGTATTLE_PURE": "1"}
     folder = root

@@ -23,7 +23,13 @@ def loaded_by(statement: str) -> set[str]:
     return set(ran.stdout.splitlines())
 
 
-@pytest.mark.parametrize("module", ["server", "supervisor", "relay", "tap", "listeners", "wire.frames", "wire.startup"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "announce", "server", "supervisor", "standin", "child_output", "relay", "dismissals", "tap", "listeners",
+        "wire.frames", "wire.startup",
+    ],
+)  # fmt: skip
 def test_the_relay_process_loads_no_analysis(module: str) -> None:
     loaded = loaded_by(f"import pgtattle.proxy.{module}")
     assert f"pgtattle.proxy.{module}" in loaded

@@ -86,13 +86,6 @@ def test_the_command_runs_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path)
     assert ran.stdout.startswith("# n-plus-one\n"), ran.stderr
 
 
-def test_what_is_compiled_is_there_and_defines_no_struct() -> None:
-    names = re.findall(r'^    "(.+\.py)",$', (ROOT / "setup.py").read_text(), re.M)
-    assert len(names) > 10
-    for name in names:
-        assert not re.search(r"^class .*\bStruct\b", (ROOT / name).read_text(), re.M), name
-
-
 PIN = re.compile(r"([\w.-]+)==(\S+)(?: ; ([^\\]+?))? \\(?:\n +--hash=sha256:\w{64}(?: \\)?)+")
 
 

@@ -15,9 +15,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pgtattle.tui", description="Attach to a running pgtattle.")
     parser.add_argument("url", help="http://HOST:PORT or unix:/path of its API")
     parser.add_argument("--token-file", type=Path, help="the token that the API asks for")
+    parser.add_argument("--owns-session", action="store_true", help="the session ends with it: ask before leaving")
     options = parser.parse_args()
     try:
-        return run(options.url, _token(options.token_file))
+        return run(options.url, _token(options.token_file), owns_session=options.owns_session)
     except PgtattleError as error:
         print(f"pgtattle: {error}", file=sys.stderr)
         return error.exit_code

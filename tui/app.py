@@ -17,6 +17,7 @@ from pgtattle.tui import keymap, views
 from pgtattle.tui.client import Client
 from pgtattle.tui.model import Model
 from pgtattle.tui.screens.help import Help
+from pgtattle.tui.screens.leave import Leave
 from pgtattle.tui.screens.pane import Pane
 from pgtattle.tui.widgets.filter_line import FilterLine
 from pgtattle.tui.widgets.header import Header
@@ -46,8 +47,9 @@ class Dashboard(App[int]):
     CSS_PATH: ClassVar[str] = "dashboard.tcss"
     BINDINGS = keymap.DASHBOARD
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, owns_session: bool = False) -> None:
         super().__init__()
+        self._owns_session = owns_session
         self._client = client
         self._model = Model()
         self._filter = ""
@@ -253,13 +255,22 @@ class Dashboard(App[int]):
         self.push_screen(Help(self._model.session.notes if self._model.session is not None else ()))
 
     async def action_quit(self) -> None:
-        """Leave."""
-        self.exit(0)
+        """Leave; where that ends sessions of clients, only when it is confirmed."""
+        session = self._model.session
+        if self._owns_session and session is not None and session.connections:
+            self.push_screen(Leave(session.connections), self._left)
+        else:
+            self.exit(0)
+
+    def _left(self, confirmed: bool | None) -> None:
+        if confirmed:
+            self.exit(0)
 
 
-def run(url: str, token: str = "") -> int:
+def run(url: str, token: str = "", *, owns_session: bool = False) -> int:
     """Show the dashboard of the pgtattle at `url` until it is left; the exit code.
 
+    `owns_session`: pgtattle ends with it, so it asks before it is left while clients are connected.
     Raises UsageError for an impossible address.
     """
-    return Dashboard(Client(url, token)).run() or 0
+    return Dashboard(Client(url, token), owns_session=owns_session).run() or 0

@@ -42,6 +42,10 @@ HELP: Final[list[BindingType]] = [
     Binding("up,k", "scroll(-1)", "Up", show=False),
     Binding("down,j", "scroll(1)", "Down", show=False),
 ]
+LEAVE: Final[list[BindingType]] = [
+    Binding("y,ctrl+c", "answer(True)", "Leave"),
+    Binding("n,escape,q", "answer(False)", "Stay"),
+]
 
 FILTERS: Final = (
     ("dur>100ms", "slower than"),

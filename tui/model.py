@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
-from pgtattle.proxy.schema import CONFIDENCES, SEVERITIES, ExecutionView, FindingView, SessionView, StatementView
+from pgtattle.proxy.schema import ExecutionView, FindingView, SessionView, StatementView
 from pgtattle.tui import client
 
 KEPT: Final = 20_000
@@ -73,9 +74,9 @@ class Model:
 
     @property
     def findings(self) -> list[FindingView]:
-        """Gravest first."""
+        """Those that stand first, the gravest of them first."""
         if self._sorted is None:
-            self._sorted = sorted(self._findings.values(), key=_gravity)
+            self._sorted = sorted(self._findings.values(), key=attrgetter("gravity"))
         return self._sorted
 
     @property
@@ -144,7 +145,3 @@ class Model:
 def _weight(one: ExecutionView) -> int:
     """Characters of an execution's texts that have no bound of their own."""
     return len(one.sql) + sum(len(value) for value in one.parameters if value is not None)
-
-
-def _gravity(one: FindingView) -> tuple[int, int, float, str]:
-    return (-SEVERITIES.index(one.severity), -CONFIDENCES.index(one.confidence), -one.total_ms, one.id)

@@ -12,6 +12,13 @@ from pgtattle.tui.widgets.safe import Part
 
 SEVERITY_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
 STATUS_STYLES = {"verified": "green", "confirmed": "green", "partly": "yellow", "refuted": "red"}
+STATES = {
+    "open": ("● open", ""),
+    "improved": ("◐ improved", "green"),
+    "gone": ("○ gone", "dim"),
+    "ignored": ("- ignored", "dim"),
+}
+"""How a finding's state is shown: a sign and a word, and a style."""
 SLOW_MS = 100.0
 PARAMETERS = 200
 
@@ -35,10 +42,11 @@ STATEMENTS = (
 )
 FINDINGS = (
     Column("severity", 8),
+    Column("state", 10),
     Column("rule", 15),
-    Column("sure", 9, from_width=90),
+    Column("sure", 9, from_width=100),
     Column("times", 7, "right"),
-    Column("total ms", 9, "right", from_width=80),
+    Column("total ms", 9, "right", from_width=90),
     Column("what"),
 )
 
@@ -71,14 +79,17 @@ def statement_cells(one: StatementView) -> Cells:
 
 
 def finding_cells(one: FindingView) -> Cells:
-    """A row of Findings."""
+    """A row of Findings; what does not stand is dim."""
+    state, state_style = STATES[one.state]
+    style = "" if one.stands else "dim"
     return (
-        (one.severity, SEVERITY_STYLES[one.severity]),
-        (one.rule, ""),
+        (one.severity, SEVERITY_STYLES[one.severity] if one.stands else style),
+        (state, state_style),
+        (one.rule, style),
         (one.confidence, "dim"),
-        (str(one.count), ""),
-        (f"{one.total_ms:,.1f}", ""),
-        (one.title, ""),
+        (str(one.count), style),
+        (f"{one.total_ms:,.1f}", style),
+        (one.title, style),
     )
 
 
@@ -128,7 +139,10 @@ def finding_detail(one: FindingView) -> list[Part]:
     parts: list[Part] = [
         (f"{one.severity} ", SEVERITY_STYLES[one.severity]),
         (f"{one.title}\n", "bold"),
-        (f"{one.rule}, {one.confidence}, seen {one.count:,} times, {one.total_ms:,.1f} ms in all\n\n", "dim"),
+        (f"{one.rule}, {one.confidence}, {_totals(one)}\n", "dim"),
+        STATES[one.state],
+        *([f", {one.change}"] if one.state in ("improved", "gone") else []),
+        "\n\n",
         *_sql(one.sql),
         "\n\n",
     ]
@@ -139,13 +153,18 @@ def finding_detail(one: FindingView) -> list[Part]:
     parts += [("what to do ", "bold"), (f"({status})\n", STATUS_STYLES.get(status, "dim")), f"{one.suggestion.text}\n"]
     if one.suggestion.sql:
         parts += ["\n", *_sql(one.suggestion.sql), ("\n(y copies this)\n", "dim")]
-    parts.append(("\nevidence\n", "bold"))
+    parts.append(("\nevidence, of the worst\n" if one.unit is not None else "\nevidence\n", "bold"))
     for key, value in msgspec.to_builtins(one.evidence).items():
         if key != "rule" and value not in ("", None, []):
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             parts += [(f"  {key.replace('_', ' '):13} ", "dim"), f"{shown}\n"]
     parts += [("\nid         ", "dim"), f"{one.id}\n", ("seen       ", "dim"), f"{one.first_seen} … {one.last_seen}\n"]
     return parts
+
+
+def _totals(one: FindingView) -> str:
+    units = f" in {one.units:,} units" if one.units > 1 else ""
+    return f"seen {one.count:,} times{units}, {one.total_ms:,.1f} ms in all"
 
 
 def _one_line(sql: str) -> str:

@@ -56,12 +56,17 @@ _STATUS: Final[dict[SuggestionStatus, str]] = {
 def render(report: Report, colour: bool = False) -> str:
     """The report as text that ends with a line feed."""
     lines = [*_header(report.session), ""]
-    if report.findings:
-        lines += [f"{_plural(len(report.findings), 'finding')}, the gravest first", ""]
-        for number, finding in enumerate(report.findings, start=1):
+    standing = [finding for finding in report.findings if finding.stands]
+    if standing:
+        lines += [f"{_plural(len(standing), 'finding')}, the gravest first", ""]
+        for number, finding in enumerate(standing, start=1):
             lines += [*_finding(number, finding, colour), ""]
+    elif report.findings:
+        lines += ["No finding is open.", ""]
     else:
         lines += [*_nothing_found(report), ""]
+    lines += _settled("Gone since they were found", [one for one in report.findings if one.state == "gone"])
+    lines += _settled("Ignored", [one for one in report.findings if one.state == "ignored"])
     lines += _statements(report.statements)
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -99,7 +104,7 @@ def evidence_in_words(evidence: Evidence) -> str:
             return words + "".join(map(_loop_in_words, evidence.loops[1:]))
         case RepeatEvidence(across=True):
             return (
-                f"{evidence.executions:,} executions in {_plural(evidence.units, 'unit')} of work within "
+                f"{evidence.executions:,} executions with one set of values, each in a unit of its own, within "
                 f"{evidence.watched_s:,.0f} s; {_plural(evidence.changes, 'change')} of its result; "
                 f"{_ms(evidence.database_ms)} in the database; told apart by {evidence.signal}"
             )
@@ -172,11 +177,17 @@ def evidence_in_words(evidence: Evidence) -> str:
             )
 
 
+def connections(session: SessionView) -> str:
+    """How many connections were accepted, and how many of them are open now."""
+    still = f" ({session.connections:,} open)" if session.connections else ""
+    return _plural(session.connections_total, "connection") + still
+
+
 def _header(session: SessionView) -> Iterator[str]:
     server = f", PostgreSQL {session.server_version}" if session.server_version else ""
     yield from _wrapped(
         f"pgtattle: {_plural(session.executions, 'execution')} in {session.seconds:,.1f} s over "
-        f"{_plural(session.connections, 'connection')}{server}"
+        f"{connections(session)}{server}"
     )
     missing = []
     if session.shed:
@@ -205,7 +216,7 @@ def _nothing_found(report: Report) -> Iterator[str]:
     units = "executions" if session.executions != 1 else "execution"
     yield from _wrapped(
         f"No findings. Looked at {session.executions:,} {units} of {_plural(len(report.statements), 'statement')} over "
-        f"{_plural(session.connections, 'connection')}, and no rule had anything to say."
+        f"{connections(session)}, and no rule had anything to say."
     )
 
 
@@ -216,21 +227,38 @@ def _finding(number: int, finding: FindingView, colour: bool) -> Iterator[str]:
     yield from _wrapped(finding.title, _INDENT)
     if finding.sql:
         yield from _sql(finding.sql)
+    if finding.state == "improved":
+        yield from _wrapped(f"Improved: {finding.change}", _INDENT)
     yield from _wrapped(f"Evidence: {evidence_in_words(finding.evidence)}", _INDENT)
-    yield from _wrapped(
-        f"Seen: {_plural(finding.count, 'execution')}, {_ms(finding.total_ms)} in all{_where(finding)}", _INDENT
-    )
+    yield from _wrapped(f"Seen: {_totals(finding)}{_where(finding)}", _INDENT)
     suggestion = finding.suggestion
     yield from _wrapped(f"Fix ({_STATUS[suggestion.status]}): {suggestion.text}", _INDENT)
     for line in suggestion.sql.splitlines():
         yield f"{_INDENT}    {harmless(line)}"
 
 
+def _settled(title: str, findings: list[FindingView]) -> Iterator[str]:
+    """What there is nothing to do about: a line or two each."""
+    if not findings:
+        return
+    yield f"{title}: {len(findings):,}"
+    for finding in findings:
+        yield from _wrapped(f"{finding.rule}  {finding.id}  {finding.title}", "  ")
+        change = f"{finding.change}; " if finding.state == "gone" else ""
+        yield from _wrapped(f"{change}{_totals(finding)}", _INDENT)
+    yield ""
+
+
+def _totals(finding: FindingView) -> str:
+    units = f" in {_plural(finding.units, 'unit')}" if finding.units else ""
+    return f"{_plural(finding.count, 'execution')}{units}, {_ms(finding.total_ms)} in all"
+
+
 def _where(finding: FindingView) -> str:
     unit = finding.unit
     if unit is None:
         return ""
-    place = f"; for one in {unit.kind} {unit.key}" if unit.key else f"; for one in a {unit.kind}"
+    place = f"; the worst in {unit.kind} {unit.key}" if unit.key else f"; the worst in a {unit.kind}"
     return place + (f" of {unit.route}" if unit.route else "") + (f", at {unit.source}" if unit.source else "")
 
 

@@ -23,6 +23,8 @@ DYNAMIC_KEYS: Final = frozenset((*REQUEST_KEYS, TRACE_KEY, "tracestate"))
 _QUOTED: Final = re.compile(r"([^\s,'=]+)\s*=\s*'((?:[^'\\]|\\.)*)'\s*(?:,|$)", re.S)
 _PLAIN: Final = re.compile(r"([A-Za-z_][\w.\-]*)\s*[=:]\s*([^,'\s]*)\s*(?:,|$)")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_SECRET: Final = re.compile(r"pass|pwd|secret|token|credential|api_?key", re.I)
+"""In a key: its value is shown to nobody."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -35,7 +37,7 @@ def tags(comments: Iterable[str]) -> Mapping[str, str]:
             continue
         for raw, value in _pairs(body):
             key = _CONTROL.sub("", raw)[:MAX_KEY]
-            if len(found) < MAX_TAGS and key not in found:
+            if len(found) < MAX_TAGS and key not in found and not _SECRET.search(key):
                 found[key] = _CONTROL.sub("", value)[:MAX_VALUE]
     return found
 

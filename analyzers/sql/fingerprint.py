@@ -34,7 +34,7 @@ _CLAUSES: Final = {
     "WHERE": "where", "GROUP": "group", "ORDER": "order", "HAVING": "having", "LIMIT": "limit", "OFFSET": "limit",
     "FETCH": "limit", "SET": "set", "VALUES": "values", "INTO": "other",
 }  # fmt: skip
-_RESERVED: Final = KEYWORDS | frozenset(
+RESERVED: Final = KEYWORDS | frozenset(
     """ANALYSE ASYMMETRIC AUTHORIZATION BINARY BOTH COLLATION COLUMN CONCURRENTLY CURRENT_CATALOG CURRENT_ROLE
     CURRENT_SCHEMA CURRENT_USER DEFERRABLE FREEZE INITIALLY LEADING LOCALTIME LOCALTIMESTAMP OVERLAPS PLACING
     SESSION_USER SYMMETRIC SYSTEM_USER TABLESAMPLE TRAILING USER VARIADIC VERBOSE CHAR""".split()
@@ -49,6 +49,7 @@ _TYPES: Final = frozenset(
     "date time timetz timestamp timestamptz interval json jsonb uuid inet cidr numeric point".split()
 )
 _NAMING: Final = frozenset("SAVEPOINT RELEASE DEALLOCATE PREPARE EXECUTE DECLARE CLOSE".split())
+_SETTING: Final = frozenset(("SET", "ALTER", "CREATE"))
 _PLACEHOLDER: Final = "\0"
 
 
@@ -71,7 +72,7 @@ class _Item(NamedTuple):
 
 def normalize(tokens: Sequence[Token], command: str) -> NormalForm:
     """The normal form of a statement's tokens; `command` is its leading keyword."""
-    items = _items(tokens, command)
+    items = _items(_quoted_values(tokens, command) if command in _SETTING else tokens, command)
     merged = _collapse(items)
     words: list[str] = []
     slots: list[Slot] = []
@@ -95,6 +96,31 @@ def normalize(tokens: Sequence[Token], command: str) -> NormalForm:
         previous, previous_kind = text, kind
     sql = "".join(words)
     return NormalForm(sql, fingerprint(sql), tuple(slots), tuple(lists))
+
+
+def _quoted_values(tokens: Sequence[Token], command: str) -> list[Token]:
+    """The tokens with the words of a setting's value as strings, which the server takes them for."""
+    found = list(tokens)
+    named = value = False
+    before = ""
+    for number, token in enumerate(tokens):
+        word = capitals(token.text) if token.kind == "word" else ""
+        if command == "CREATE" and (word == "BEGIN" or (word == "RULE" and number < 4)):
+            # The statements of a body or of a rule follow, whose SET is another one.
+            break
+        if value and word and command != "SET" and before not in ("TO", "=", ",", "."):
+            value = False
+        if value:
+            if (word or token.kind == "quoted") and word != "DEFAULT":
+                found[number] = token._replace(kind="string", text="'" + token.text.replace("'", "''") + "'")
+        elif word == "SET":
+            named = True
+        elif named and (word == "TO" or token.text == "="):
+            named, value = False, True
+        elif named and not word and token.kind != "quoted" and token.text != ".":
+            named = False
+        before = word or token.text
+    return found
 
 
 def fingerprint(normal_form: str) -> str:
@@ -142,7 +168,7 @@ def _items(tokens: Sequence[Token], command: str) -> list[_Item]:
                     plain.isidentifier()
                     and plain.isascii()
                     and plain == plain.lower()
-                    and plain.upper() not in _RESERVED
+                    and plain.upper() not in RESERVED
                 )
                 items.append(_Item(plain if simple else text, "word"))
         elif kind == "parameter":

@@ -18,6 +18,8 @@ from pgtattle.proxy.events import Slot, Text
 _STRING: Final = "'"
 _FRACTION: Final = ".0e0"
 _RUNS_INTO_NUMBER: Final = re.compile(r"[A-Za-z_\x80-\U0010ffff0-9$.]\Z", re.A)
+_JOINS: Final = re.compile(r"[ \t\f\v]*[\r\n]\s*'")
+"""Between two strings it makes one of them."""
 _COMMENT: Final = r"/\*[^*/]*(?:(?:\*(?!/)|/(?!\*))[^*/]*)*\*/"
 _LEADING: Final = re.compile(rf"\s*({_COMMENT})\s*", re.A)
 _TRAILING: Final = re.compile(rf"\s*({_COMMENT})\s*;?\s*\Z", re.A)
@@ -99,10 +101,12 @@ def template(shape: Shape, lex: Callable[[str], tuple[Text, ...]]) -> Template |
 
 
 def _numbered(shape: Shape) -> str:
-    """The text of a shape, each literal being its own number; empty where a number would run into what is beside it."""
+    """The text of a shape, each literal being its own number; empty where one would run into what is beside it."""
     parts: list[str] = []
     ran = False
     for number, before in enumerate(shape.key.split("\0")):
+        if number and before.endswith(_STRING) and _JOINS.fullmatch(before) and parts[-1].endswith(_STRING):
+            return ""
         parts.append(before)
         if number >= len(shape.literals):
             break

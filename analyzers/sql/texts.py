@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Final, Generic, Literal, TypeVar
 
 from pgtattle.analyzers.sql.comments import tags
-from pgtattle.analyzers.sql.fingerprint import NormalForm, fingerprint, normalize
+from pgtattle.analyzers.sql.fingerprint import RESERVED, NormalForm, fingerprint, normalize
 from pgtattle.analyzers.sql.shapes import Template, shape, template
-from pgtattle.analyzers.sql.tokens import Token, capitals, tokenize, value
+from pgtattle.analyzers.sql.standard_strings import standard
+from pgtattle.analyzers.sql.tokens import Token, capitals, closed, tokenize, value
 from pgtattle.proxy.events import Statement, Text
 
 MAX_SQL: Final = 65_536
@@ -46,6 +47,9 @@ _SECRET_TEXT: Final = re.compile(rf"\bpassword\s*(?::?=|e?'|\$)|{_URL}", re.I)
 """A literal that is itself a connection string or a statement with a password, such as the body of a DO."""
 _SECRET_CALLS: Final = frozenset(("dblink", "dblink_connect", "dblink_connect_u", "dblink_exec", "crypt"))
 _MASK: Final = "'***'"
+_FIRST_WORD: Final = re.compile(rb"\s*([A-Za-z]+)(?![\w$\x80-\xff])")
+_BEHIND_LITERALS: Final = RESERVED | {"UESCAPE"}
+"""What may follow a literal without a space between them."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -94,8 +98,12 @@ class Texts:
         self._shapes: Bounded[str, Template | Literal["seen", "none"]] = Bounded(max_entries, max_bytes)
         self._statements: Bounded[str, Statement] = Bounded(2 * max_entries, max_bytes)
 
-    def read(self, sql: str, truncated: bool = False) -> tuple[Text, ...]:
-        """The statements of a text, in order; at least one. `truncated` says that the end is missing."""
+    def read(self, sql: str, truncated: bool = False, escapes: bool = False) -> tuple[Text, ...]:
+        """The statements of a text, in order; at least one. `truncated` says that the end is missing, `escapes` that
+        standard_conforming_strings is off.
+        """
+        if escapes and "\\" in sql:
+            sql = standard(sql)
         found = None if truncated else self._cache.get(sql)
         if found is not None:
             return found
@@ -130,7 +138,8 @@ class Texts:
         return known.text(sql, found, tags(found.comments) if found.comments else {})
 
     def _lex(self, sql: str, truncated: bool) -> tuple[Text, ...]:
-        pieces = _split(tokenize(sql))
+        tokens = tokenize(sql)
+        pieces = _split(tokens if truncated else _certain(tokens, len(sql)))
         return tuple(self._text(sql, tokens, len(pieces) == 1, truncated) for tokens in pieces)
 
     def _text(self, sql: str, tokens: list[Token], alone: bool, truncated: bool) -> Text:
@@ -140,7 +149,7 @@ class Texts:
         command = _command(significant)
         if _SECRET.search(own):
             own, significant = _masked(own, tokens[0].start if not alone else 0, significant, command)
-        form = normalize(significant, command)
+        form = normalize(significant, command) if command != "OTHER" else _no_statement(own)
         return Text(
             sql=own,
             statement=self._statement(form, command),
@@ -158,6 +167,52 @@ class Texts:
             found = Statement(form.fingerprint or fingerprint(sql), sql, command, kind)  # type: ignore[arg-type]
             self._statements.put(form.fingerprint, found, 2 * len(sql) + 200)
         return found
+
+
+def _no_statement(sql: str) -> NormalForm:
+    """What begins with no command is no SQL: each of its words may be a password, and none is shown."""
+    return _hidden("not a statement", "", len(sql.encode("utf-8", "replace")))
+
+
+def unreadable(sql: bytes, why: str) -> Text:
+    """In the place of a text that cannot be read for sure: its command, and its size."""
+    found = _FIRST_WORD.match(sql)
+    word = found[1].decode("ascii").upper() if found is not None else ""
+    command = _SAME.get(word, word)
+    command = command if command in _COMMANDS else "OTHER"
+    form = _hidden(f"text {why}", command if command != "OTHER" else "", len(sql))
+    kind = "transaction" if _KINDS.get(command) == "transaction" else "utility"
+    return Text(form.sql, Statement(form.fingerprint, form.sql, command, kind))  # type: ignore[arg-type]
+
+
+def _hidden(why: str, command: str, size: int) -> NormalForm:
+    sql = f"{command} ({why}, {size} bytes)".lstrip()
+    return NormalForm(sql, fingerprint(sql), (), ())
+
+
+def _certain(tokens: list[Token], total: int) -> list[Token]:
+    """The tokens; of a text whose quotes do not match those up to its first literal, and a mark for the others.
+
+    The server refuses such a text as a whole, and nobody can tell which of its words are names.
+    """
+    if not any(map(_misquoted, tokens, tokens[1:])) and (not tokens or closed(tokens[-1])):
+        return tokens
+    end = next(number for number, token in enumerate(tokens) if token.kind in ("string", "bits", "quoted"))
+    end += tokens[end].kind != "quoted"
+    return tokens if end == len(tokens) else [*tokens[:end], Token("operator", "…", tokens[end].start, total)]
+
+
+def _misquoted(one: Token, following: Token) -> bool:
+    """True where a literal ends inside a word, as in 'O'Brien'."""
+    return (
+        one.end == following.start
+        and (one.kind == "string" or one.kind == "bits")
+        and one.text[0] != "$"
+        and (
+            following.kind == "quoted"
+            or (following.kind == "word" and capitals(following.text) not in _BEHIND_LITERALS)
+        )
+    )
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:

@@ -16,26 +16,53 @@ NUMBER: Final = (
     r"0[xX][0-9A-Fa-f_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d[\d_]*)?"
 )
 """A number, as an expression."""
-_TOKEN: Final = re.compile(
-    r"""
-      \s+
-    | (?P<line>--[^\r\n]*)
-    | (?P<block>/\*)
-    | (?P<string>[eE]'[^'\\]*(?:(?:\\(?:.|\Z)|'')[^'\\]*)*(?:'|\Z) | (?:[nN]|[uU]&)?'[^']*(?:''[^']*)*(?:'|\Z))
-    | (?P<bits>[bBxX]'[^']*(?:'|\Z))
-    | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
-    | (?P<parameter>\$\d+)
-    | (?P<quoted>(?:[uU]&)?"[^"]*(?:""[^"]*)*(?:"|\Z))
-    | (?P<number>"""
-    + NUMBER
-    + r""")
-    | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
-    | (?P<punctuation>::|:=|[()\[\],;.:])
-    | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@#%^&|`?]){1,63})
-    | (?P<other>.)
-    """,
-    re.X | re.S | re.A,
+_GAP: Final = r"[ \t\f\v]*(?:--[^\r\n]*)?[\r\n](?:[ \t\r\n\f\v]|--[^\r\n]*[\r\n])*"
+"""Between the parts of one literal: a line end, and nothing but white space and comments of one line."""
+_END: Final = r"(?:'|\Z)"
+_PLAIN_PART: Final = rf"'([^']*(?:''[^']*)*){_END}"
+_ESCAPED_PART: Final = rf"'([^'\\]*(?:(?:\\(?:.|\Z)|'')[^'\\]*)*){_END}"
+
+
+def _literal(part: str) -> str:
+    part = part.replace("'([", "'(?:[", 1)
+    return f"(?:{part}(?:{_GAP}{part})*)"
+
+
+_PLAIN: Final = _literal(_PLAIN_PART)
+_ESCAPED: Final = _literal(_ESCAPED_PART)
+
+
+def _tokens(strings: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"""
+          \s+
+        | (?P<line>--[^\r\n]*)
+        | (?P<block>/\*)
+        | (?P<string>{strings})
+        | (?P<bits>[bBxX]{_PLAIN})
+        | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
+        | (?P<parameter>\$\d+)
+        | (?P<quoted>(?:[uU]&)?"[^"]*(?:""[^"]*)*(?:"|\Z))
+        | (?P<number>{NUMBER})
+        | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
+        | (?P<punctuation>::|:=|[()\[\],;.:])
+        | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@#%^&|`?]){{1,63}})
+        | (?P<other>.)
+        """,
+        re.X | re.S | re.A,
+    )
+
+
+_TOKEN: Final = _tokens(rf"[eE]{_ESCAPED} | (?:[nN]|[uU]&)?{_PLAIN}")
+# Where plain strings have escapes the server refuses U&'', and reads no further.
+_TOKEN_ESCAPES: Final = _tokens(rf"[eEnN]?{_ESCAPED} | [uU]&'.*\Z")
+_CLOSED: Final = re.compile(
+    rf"[eE]{_ESCAPED}|(?:[nNbBxX]|[uU]&)?{_PLAIN}|(?:[uU]&)?\"[^\"]*(?:\"\"[^\"]*)*(?:\"|\Z)".replace(r"|\Z)", ")"),
+    re.S,
 )
+_PLAIN_VALUE: Final = re.compile(_PLAIN_PART)
+_ESCAPED_VALUE: Final = re.compile(_ESCAPED_PART, re.S)
+_BETWEEN: Final = re.compile(_GAP)
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 
 
@@ -48,11 +75,11 @@ class Token(NamedTuple):
     end: int
 
 
-def tokenize(sql: str) -> list[Token]:
-    """All tokens but white space."""
+def tokenize(sql: str, escapes: bool = False) -> list[Token]:
+    """All tokens but white space; `escapes`: with standard_conforming_strings off."""
     tokens: list[Token] = []
     position, total = 0, len(sql)
-    match = _TOKEN.match
+    match = (_TOKEN_ESCAPES if escapes else _TOKEN).match
     while position < total:
         found = match(sql, position)
         assert found is not None, "every character is a token"
@@ -98,15 +125,29 @@ def value(token: Token) -> str:
     if text[0] == "$":
         tag = text[: text.index("$", 1) + 1]
         return text[len(tag) : -len(tag)] if text.endswith(tag) and len(text) >= 2 * len(tag) else text[len(tag) :]
-    quote = text.index("'")
-    body = text[quote + 1 : -1] if text.endswith("'") and len(text) > quote + 1 else text[quote + 1 :]
+    escapes = text[0] in "eE"
+    part = _ESCAPED_VALUE if escapes else _PLAIN_VALUE
+    position = text.index("'")
+    body = ""
+    while (found := part.match(text, position)) is not None:
+        body += found[1]
+        gap = _BETWEEN.match(text, found.end())
+        position = gap.end() if gap is not None else len(text)
     body = body.replace("''", "'")
-    if text[0] in "eE":
+    if escapes:
         body = _ESCAPE.sub(_unescape, body)
         if not body.isascii():
             # Escapes may write UTF-16's halves; two make one character, one alone none that can be written anywhere.
             body = body.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return body
+
+
+def closed(token: Token) -> bool:
+    """False for a quoted token whose end is missing."""
+    if token.kind == "string" and token.text[0] == "$":
+        tag = token.text[: token.text.index("$", 1) + 1]
+        return len(token.text) >= 2 * len(tag) and token.text.endswith(tag)
+    return token.kind not in ("string", "bits", "quoted") or _CLOSED.fullmatch(token.text) is not None
 
 
 def capitals(word: str) -> str:

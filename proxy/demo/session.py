@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pgtattle.proxy import commands, dsn, log
+from pgtattle.proxy import announce, commands, dsn, log
 from pgtattle.proxy.demo import bookshop
 from pgtattle.proxy.demo.cluster import Cluster, signals_later
-from pgtattle.proxy.errors import PgtattleError
+from pgtattle.proxy.errors import AnalysisIncomplete, PgtattleError
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
 from pgtattle.proxy.settings import Address, Settings
@@ -60,13 +60,13 @@ async def _headless(settings: Settings, cluster: Cluster, seconds: float, output
     async with _proxied(settings) as (proxy, listen, _):
         step = _step(f"the application works for {seconds:g} seconds through {listen}")
         with step, _application(cluster, listen, seconds) as process:
-            code = await asyncio.to_thread(process.wait)
+            code = await _unless_it_fails(proxy, asyncio.to_thread(process.wait))
         if code:
             raise PgtattleError(f"the sample application failed with {code}")
         with _step("finishing the analysis"):
             report = await proxy.finish()
     if report is None:
-        raise PgtattleError("the analysis did not end: there is no report")
+        raise AnalysisIncomplete(f"there is no report: {proxy.why_no_report}")
     commands.write(outputs, report)
     if not any(output.path == "-" for output in outputs):
         print(FORMATS["text"](report))
@@ -79,7 +79,7 @@ async def _dashboard(
     report: Report | None = None
     async with _proxied(settings) as (proxy, listen, api):
         with _application(cluster, listen, seconds or ENDLESS_SECONDS) as process:
-            code = await commands.dashboard(api, seconds)
+            code = await _unless_it_fails(proxy, commands.dashboard(api, seconds))
             process.terminate()
         if outputs:
             report = await proxy.finish()
@@ -95,9 +95,26 @@ async def _proxied(settings: Settings) -> Any:
     try:
         with _step("starting the proxy and the profiler"):
             addresses = await proxy.start()
+        if proxy.failure:
+            raise AnalysisIncomplete(proxy.failure)
+        await announce.announce(proxy, addresses)
         yield proxy, addresses.listen, addresses.api
     finally:
         await proxy.stop()
+
+
+async def _unless_it_fails(proxy: Proxy, work: Coroutine[Any, Any, int]) -> int:
+    """The result of `work`. Raises AnalysisIncomplete at once when nothing can be analyzed any more."""
+    working, failing = asyncio.create_task(work), asyncio.create_task(proxy.failed())
+    try:
+        await asyncio.wait({working, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            raise AnalysisIncomplete(failing.result())
+        return working.result()
+    finally:
+        for task in (working, failing):
+            task.cancel()
+        await asyncio.wait({working, failing})
 
 
 @contextlib.contextmanager

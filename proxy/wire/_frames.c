@@ -6,7 +6,7 @@
 enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
        SAMPLED = 32768 };
 enum { UNKNOWN_TYPE = 1, BAD_LENGTH, OVER_LIMIT, IMPOSSIBLE, STATE_CAP, BAD_MESSAGE, EXCEPTION };
-enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
+enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, STATUS, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
 typedef struct { int keep; uint32_t limit; } Entry; static Entry tables[2][256];
 typedef struct { uint8_t *part; size_t length, room; uint64_t skip; } Side;
 typedef struct { uint8_t kind, event; uint64_t name; PyObject *bytes; } Request; /* a portal's name; an event */
@@ -157,6 +157,7 @@ static int answer(State *s, int kind, const uint8_t *body, size_t size, long lon
     case 'T': case 'n': if (at == 'D') drop(s, 1); return 0;
     case 'G': if (at == 'E' || at == 'Q') copy_in(s); return 0;
     case 'K': return tell(s, KEY, body, size, NULL);
+    case 'S': return tell(s, STATUS, body, size, NULL);
     }
     return 0;
 }
@@ -239,7 +240,7 @@ static PyObject *scan_and_pack(State *s, PyObject *chunk, int backend) {
         if (size) put32((uint8_t *)PyByteArray_AS_STRING(s->out) + start + HEADER - 4, size);
         else if (PyByteArray_Resize(s->out, start) < 0) failed = EXCEPTION;
     }
-    if (failed) s->begun += done;
+    if (failed) s->begun += done, s->sides[backend].length = s->sides[backend].skip = 0;
     else if (!s->blind) s->ended += done;
     PyErr_Clear(); /* an exception is told as one, and never reaches the socket */
     int wake = size && (!start || PyByteArray_GET_SIZE(s->out) >= FLUSH_BYTES);
@@ -254,8 +255,12 @@ static PyObject *scan_and_pack(State *s, PyObject *chunk, int backend) {
 static PyObject *frontend(State *s, PyObject *chunk) { return scan_and_pack(s, chunk, 0); }
 static PyObject *backend(State *s, PyObject *chunk) { return scan_and_pack(s, chunk, 1); }
 static PyObject *close_state(State *s, PyObject *_) { s->off = 1; Py_CLEAR(s->notice); Py_RETURN_NONE; }
+static int is_between(State *s) {
+    return !(s->sides[0].length || s->sides[0].skip || s->sides[1].length || s->sides[1].skip);
+}
+static PyObject *between_messages(State *s, void *_) { return PyBool_FromLong(is_between(s)); }
 static PyObject *quiescent(State *s, void *_) {
-    return PyBool_FromLong(s->authenticated && s->first == s->last && !s->open);
+    return PyBool_FromLong(s->authenticated && s->first == s->last && !s->open && is_between(s));
 }
 static PyObject *state_new(PyTypeObject *type, PyObject *args, PyObject *_) {
     PyObject *out, *notice, *events;
@@ -278,7 +283,9 @@ static PyMemberDef members[] = {
     {"blind", T_BOOL, offsetof(State, blind)}, {"suspended", T_INT, offsetof(State, suspensions), READONLY},
     {"authenticated", T_BOOL, offsetof(State, authenticated), READONLY}, {NULL},
 };
-static PyGetSetDef properties[] = {{"quiescent", (getter)quiescent}, {NULL}};
+static PyGetSetDef properties[] = {
+    {"quiescent", (getter)quiescent}, {"between_messages", (getter)between_messages}, {NULL},
+};
 static PyMethodDef methods[] = {
     {"frontend", (PyCFunction)frontend, METH_O, NULL}, {"backend", (PyCFunction)backend, METH_O, NULL},
     {"close", (PyCFunction)close_state, METH_NOARGS, NULL}, {NULL},

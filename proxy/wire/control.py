@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from pgtattle.proxy.checks import Check
 from pgtattle.proxy.settings import Settings
 
 BATCH: Final = 0
@@ -47,10 +48,13 @@ class Closed(Struct, frozen=True):
 class RelayCounters(Struct, frozen=True, kw_only=True):
     """What the relay counts; it outlives profilers. `executions` were acknowledged by one.
 
-    `connections_total` is by result (`accepted`, `refused`, `failed`) and encryption, as in `accepted/off`.
+    `connections_total` is by result (`accepted`, `refused`, `failed`, `declined`) and encryption, as in `accepted/off`.
+    `sessions_open` are the accepted ones that are open now; `connections_open` also counts clients that have not sent
+    their startup message. `failure` says that profilers die as soon as they run, and how.
     """
 
     connections_open: int = 0
+    sessions_open: int = 0
     connections_total: dict[str, int] = {}
     bytes_to_server: int = 0
     bytes_to_client: int = 0
@@ -60,6 +64,8 @@ class RelayCounters(Struct, frozen=True, kw_only=True):
     restarts: int = 0
     opaque: dict[str, int] = {}
     queue_bytes: int = 0
+    failure: str = ""
+    task_failures: int = 0
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
@@ -94,6 +100,12 @@ class Ready(Struct, frozen=True, tag="ready"):
     """The profiler serves its API and takes batches."""
 
 
+class Checked(Struct, frozen=True, tag="checked"):
+    """What the profiler found out about the server; sent once it is known, and again when it changes."""
+
+    checks: list[Check]
+
+
 class Ack(Struct, frozen=True, tag="ack"):
     """All batches up to `sequence` were analyzed; since the last one `executions` were seen."""
 
@@ -121,7 +133,7 @@ class Finished(Struct, frozen=True, tag="finished"):
 
 
 ToProfiler = Hello | Counters | Finish | Flushed
-ToRelay = Ready | Ack | Flush | Opaque | Finished
+ToRelay = Ready | Checked | Ack | Flush | Opaque | Finished
 
 
 def batch_message(sequence: int, watermark_ns: int, records: bytes | bytearray) -> bytes:

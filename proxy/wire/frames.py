@@ -50,6 +50,7 @@ CLOSED: Final = 2
 KEY: Final = 3
 MISSED: Final = 4
 EXCHANGE: Final = 5
+STATUS: Final = 6
 
 _DROP: Final = -1
 _COUNT: Final = -2
@@ -88,6 +89,11 @@ class _Side:
         self.part = bytearray()
         self.skip = 0
 
+    def forget(self) -> None:
+        """Be between frames."""
+        self.part.clear()
+        self.skip = 0
+
 
 class State:
     """One connection, both directions: `frontend` and `backend` take its chunks, and append their records to `out`.
@@ -97,9 +103,9 @@ class State:
     when `out` was empty or holds FLUSH_BYTES, and always while `blind`, when nothing is packed.
 
     `events` are (kind, bytes): PREPARED (the Parse frame of a named statement that was made), CLOSED (the name of one
-    that was closed), KEY (the beginning of BackendKeyData) and, while blind, MISSED (the command tag of an execution)
-    and EXCHANGE (the end of one). `begun` counts executions whose exchange has not ended, `ended` those that were
-    packed whole, `suspended` portals that wait to be resumed.
+    that was closed), KEY (the beginning of BackendKeyData), STATUS (the body of a ParameterStatus) and, while blind,
+    MISSED (the command tag of an execution) and EXCHANGE (the end of one). `begun` counts executions whose exchange has
+    not ended, `ended` those that were packed whole, `suspended` portals that wait to be resumed.
     """
 
     __slots__ = (
@@ -142,9 +148,14 @@ class State:
         return len(self._suspended)
 
     @property
+    def between_messages(self) -> bool:
+        """True when neither side has sent a frame in part."""
+        return not any(side.part or side.skip for side in self._sides)
+
+    @property
     def quiescent(self) -> bool:
-        """True when the login is over and every request was answered."""
-        return self.authenticated and not self._pending and not self._open
+        """True when the login is over, every request was answered and no frame has begun."""
+        return self.authenticated and not self._pending and not self._open and self.between_messages
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -219,6 +230,8 @@ class State:
                     self._copy_in()
             case 0x4B:  # BackendKeyData
                 self.events.append((KEY, body))
+            case 0x53:  # ParameterStatus
+                self.events.append((STATUS, body))
         return 0
 
     def _begin(self, tag: bytes) -> None:
@@ -312,6 +325,7 @@ def scan_and_pack(chunk: bytes, state: State, backend: bool) -> None:
             del out[start:]
     if reason:
         state.begun += done
+        state._sides[backend].forget()
     elif not state.blind:
         state.ended += done
     wake = size and (not start or len(out) >= FLUSH_BYTES)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.wire.encodings import Codec
 from pgtattle.proxy.wire.values import parameter
 
 _u2 = struct.Struct("!H").unpack_from
@@ -47,26 +48,6 @@ NO_DATA: Final = 0x6E  # n
 SUSPENDED: Final = 0x73  # s
 TYPES: Final = 0x74  # t
 
-ENCODINGS = {
-    "UTF8": "utf-8",
-    "SQL_ASCII": "utf-8",
-    "LATIN1": "iso8859-1",
-    "LATIN2": "iso8859-2",
-    "LATIN5": "iso8859-9",
-    "LATIN9": "iso8859-15",
-    "WIN1250": "cp1250",
-    "WIN1251": "cp1251",
-    "WIN1252": "cp1252",
-    "EUC_JP": "euc_jp",
-    "SJIS": "shift_jis",
-    "EUC_KR": "euc_kr",
-    "BIG5": "big5",
-    "GBK": "gbk",
-    "GB18030": "gb18030",
-    "KOI8R": "koi8_r",
-}
-"""Python's codec of a client_encoding."""
-
 
 def string(body: bytes, position: int) -> tuple[bytes, int]:
     """A zero-terminated string and the position behind it."""
@@ -96,7 +77,7 @@ def bind_names(body: bytes) -> tuple[bytes, bytes, int]:
 
 
 def bind_parameters(
-    body: bytes, position: int, types: tuple[int, ...], encoding: str, decode: Callable[..., Parameter] = parameter
+    body: bytes, position: int, types: tuple[int, ...], codec: Codec, decode: Callable[..., Parameter] = parameter
 ) -> tuple[tuple[Parameter, ...], int]:
     """Bind: the parameters that are there whole, decoded by `types` (0 where a type is not known).
 
@@ -125,7 +106,7 @@ def bind_parameters(
             raw = body[position : position + size]
             position += size
         binary = bool(formats[number] if count > 1 else formats[0]) if count else False
-        found.append(decode(types[number] if number < known else 0, binary, raw, encoding))
+        found.append(decode(types[number] if number < known else 0, binary, raw, codec))
     return tuple(found), position
 
 

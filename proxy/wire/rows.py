@@ -12,6 +12,7 @@ from array import array
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from pgtattle.proxy.wire.encodings import UTF8, Codec
 from pgtattle.proxy.wire.values import parameter
 
 MAX_ROWS: Final = 1_000
@@ -78,7 +79,10 @@ class Sample:
 
 def hashed(value: str) -> int:
     """The hash that stands for a value; never 0."""
-    return hash(value.encode("utf-8", "replace")) or 1
+    try:
+        return hash(value.encode("utf-8", "surrogateescape")) or 1
+    except UnicodeEncodeError:
+        return hash(value.encode("utf-8", "replace")) or 1
 
 
 @lru_cache(1024)
@@ -98,7 +102,7 @@ def fields(description: bytes) -> tuple[Field, ...]:
 
 
 def sample(
-    description: bytes, formats: tuple[int, ...], rows: list[bytes], complete: bool, encoding: str
+    description: bytes, formats: tuple[int, ...], rows: list[bytes], complete: bool, codec: Codec
 ) -> Sample | None:
     """The sample of `rows`, whose result formats a Bind may have set; None where nothing of them can feed a loop."""
     described = fields(description)
@@ -110,7 +114,7 @@ def sample(
     kept = [column for column in columns if column is not None]
     if not kept:
         return None
-    plain = encoding == "utf-8"
+    plain = codec is UTF8
     for row in rows:
         position = 2
         for number in range(min(len(columns), _u2(row, 0)[0])):
@@ -122,7 +126,7 @@ def sample(
             else:
                 raw = row[position : position + size]
                 if binary[number] or not plain:
-                    found = hashed(parameter(column.field.type, binary[number], raw, encoding).value or "")
+                    found = hashed(parameter(column.field.type, binary[number], raw, codec).value or "")
                 else:
                     found = hash(raw) or 1
             if column is not None:

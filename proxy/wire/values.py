@@ -1,6 +1,7 @@
 """Parameter values as PostgreSQL's text form, from text or binary, by type OID.
 
-A binary value of a type that is not known here becomes `\\x…`, and its bytes are kept.
+A binary value of a type that is not known here becomes `\\x…`, and its bytes are kept; so does text whose encoding is
+not known.
 Source: the send functions in `src/backend/utils/adt`, OIDs from `pg_type.dat`.
 """
 
@@ -15,11 +16,12 @@ from ipaddress import ip_address
 from typing import Final
 
 from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.wire.encodings import UTF8, Codec
 
 MAX_VALUE: Final = 1_000
 """Longer values are cut to so many characters."""
 
-_Decode = Callable[[bytes], str]
+_Decode = Callable[[bytes, Codec], str]
 
 _I2 = struct.Struct("!h")
 _I4 = struct.Struct("!i")
@@ -34,20 +36,22 @@ _EPOCH: Final = date(2000, 1, 1)
 _DAY_US: Final = 86_400_000_000
 
 
-def parameter(oid: int, binary: bool, raw: bytes | None, encoding: str = "utf-8") -> Parameter:
-    """One bound parameter; `raw` None is NULL."""
+def parameter(oid: int, binary: bool, raw: bytes | None, codec: Codec = UTF8) -> Parameter:
+    """One bound parameter; `raw` None is NULL. Binary text is in the client's encoding, too."""
     if raw is None:
         return Parameter(oid, None)
-    if not binary and len(raw) <= MAX_VALUE:
-        return Parameter(oid, raw.decode(encoding, "replace"))
-    if not binary:
-        return _cut(oid, raw[: MAX_VALUE * 4].decode(encoding, "replace"), len(raw) > MAX_VALUE * 4)
-    decode = _BINARY.get(oid)
-    if decode is not None:
-        try:
-            return _cut(oid, decode(raw))
-        except (struct.error, ValueError, IndexError, OverflowError):
-            pass
+    if not binary or oid in _TEXTUAL:
+        kept = len(raw) <= MAX_VALUE * 4
+        text = codec.decode(raw if kept else raw[: MAX_VALUE * 4], kept)
+        if text is not None:
+            return Parameter(oid, text) if len(raw) <= MAX_VALUE else _cut(oid, text, not kept)
+    else:
+        decode = _BINARY.get(oid)
+        if decode is not None:
+            try:
+                return _cut(oid, decode(raw, codec))
+            except (struct.error, ValueError, IndexError, OverflowError):
+                pass
     return Parameter(oid, "\\x" + raw[: MAX_VALUE // 2].hex(), raw[: MAX_VALUE // 2], len(raw) > MAX_VALUE // 2)
 
 
@@ -57,22 +61,25 @@ def _cut(oid: int, text: str, truncated: bool = False) -> Parameter:
     return Parameter(oid, text, None, truncated)
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
+def _text(raw: bytes, codec: Codec) -> str:
+    text = codec.decode(raw)
+    if text is None:
+        raise ValueError("unknown encoding")
+    return text
 
 
-def _bool(raw: bytes) -> str:
+def _bool(raw: bytes, codec: Codec) -> str:
     return "t" if raw == b"\1" else "f"
 
 
 def _number(layout: struct.Struct) -> _Decode:
-    return lambda raw: str(layout.unpack(raw)[0])
+    return lambda raw, codec: str(layout.unpack(raw)[0])
 
 
 def _float(layout: struct.Struct, digits: int, fixed: int) -> _Decode:
     """`digits` are enough to tell all such floats apart; from 10^`fixed` on they are printed with an exponent."""
 
-    def decode(raw: bytes) -> str:
+    def decode(raw: bytes, codec: Codec) -> str:
         value = layout.unpack(raw)[0]
         if not math.isfinite(value):
             return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
@@ -101,15 +108,15 @@ def _shortest(scientific: str, fixed: int) -> str:
     return f"{float(scientific):.{max(0, digits - 1 - power)}f}"
 
 
-def _bytea(raw: bytes) -> str:
+def _bytea(raw: bytes, codec: Codec) -> str:
     return "\\x" + raw[:MAX_VALUE].hex()
 
 
-def _uuid(raw: bytes) -> str:
+def _uuid(raw: bytes, codec: Codec) -> str:
     return str(uuid.UUID(bytes=raw))
 
 
-def _date(raw: bytes) -> str:
+def _date(raw: bytes, codec: Codec) -> str:
     days = _I4.unpack(raw)[0]
     if abs(days) == 0x7FFFFFFF or days == -0x80000000:
         return "infinity" if days > 0 else "-infinity"
@@ -122,11 +129,11 @@ def _clock(microseconds: int) -> str:
     return f"{text}.{fraction:06}".rstrip("0") if fraction else text
 
 
-def _time(raw: bytes) -> str:
+def _time(raw: bytes, codec: Codec) -> str:
     return _clock(_I8.unpack(raw)[0])
 
 
-def _timetz(raw: bytes) -> str:
+def _timetz(raw: bytes, codec: Codec) -> str:
     west = _I4.unpack_from(raw, 8)[0]
     return _clock(_I8.unpack_from(raw)[0]) + _offset(-west)
 
@@ -141,7 +148,7 @@ def _offset(seconds: int) -> str:
     return text
 
 
-def _timestamp(raw: bytes) -> str:
+def _timestamp(raw: bytes, codec: Codec) -> str:
     microseconds = _I8.unpack(raw)[0]
     if microseconds in (0x7FFFFFFFFFFFFFFF, -0x8000000000000000):
         return "infinity" if microseconds > 0 else "-infinity"
@@ -149,12 +156,12 @@ def _timestamp(raw: bytes) -> str:
     return f"{(_EPOCH + timedelta(days=days)).isoformat()} {_clock(rest)}"
 
 
-def _timestamptz(raw: bytes) -> str:
-    text = _timestamp(raw)
+def _timestamptz(raw: bytes, codec: Codec) -> str:
+    text = _timestamp(raw, codec)
     return text if text.endswith("infinity") else text + "+00"
 
 
-def _interval(raw: bytes) -> str:
+def _interval(raw: bytes, codec: Codec) -> str:
     microseconds, days, months = _INTERVAL.unpack(raw)
     years, months = int(months / 12), months - int(months / 12) * 12
     words = [f"{n} {unit}{'' if n == 1 else 's'}" for n, unit in ((years, "year"), (months, "mon"), (days, "day")) if n]
@@ -163,7 +170,7 @@ def _interval(raw: bytes) -> str:
     return " ".join(words)
 
 
-def _numeric(raw: bytes) -> str:
+def _numeric(raw: bytes, codec: Codec) -> str:
     count, weight, sign, scale = _NUMERIC.unpack_from(raw)
     if sign in (0xC000, 0xD000, 0xF000):
         return {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}[sign]
@@ -175,29 +182,29 @@ def _numeric(raw: bytes) -> str:
     return ("-" if sign == 0x4000 else "") + whole + (f".{fraction}" if scale else "")
 
 
-def _money(raw: bytes) -> str:
+def _money(raw: bytes, codec: Codec) -> str:
     cents = _I8.unpack(raw)[0]
     return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02}"
 
 
-def _jsonb(raw: bytes) -> str:
+def _jsonb(raw: bytes, codec: Codec) -> str:
     if raw[:1] != b"\1":
         raise ValueError("unknown jsonb version")
-    return _text(raw[1:])
+    return _text(raw[1:], codec)
 
 
-def _inet(raw: bytes) -> str:
+def _inet(raw: bytes, codec: Codec) -> str:
     family, bits, is_cidr, size = raw[0], raw[1], raw[2], raw[3]
     address = ip_address(raw[4 : 4 + size])
     full = 32 if family == 2 else 128
     return f"{address}/{bits}" if is_cidr or bits != full else str(address)
 
 
-def _macaddr(raw: bytes) -> str:
+def _macaddr(raw: bytes, codec: Codec) -> str:
     return ":".join(f"{byte:02x}" for byte in raw)
 
 
-def _array(raw: bytes) -> str:
+def _array(raw: bytes, codec: Codec) -> str:
     dimensions, _, element = _ARRAY.unpack_from(raw)
     if dimensions == 0:
         return "{}"
@@ -219,7 +226,7 @@ def _array(raw: bytes) -> str:
             if size < 0:
                 parts.append("NULL")
             else:
-                parts.append(_element(decode(raw[position : position + size])))
+                parts.append(_element(decode(raw[position : position + size], codec)))
                 position += size
         return "{" + ",".join(parts) + "}"
 
@@ -232,6 +239,7 @@ def _element(text: str) -> str:
     return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+_TEXTUAL: Final = frozenset((18, 19, 25, 114, 1042, 1043))
 _BINARY: Final[dict[int, _Decode]] = {
     16: _bool,
     17: _bytea,

@@ -270,6 +270,8 @@ class Replay:
         while self.ticked + 100 * MILLISECOND <= self.now:
             self.ticked += 100 * MILLISECOND
             self.complete(self.units.tick(self.ticked, lambda connection: connection == busy))
+            for unit in self.units.show(self.ticked, lambda connection: connection == busy):
+                self.preview(unit)
             self.pass_(self.ticked)
 
     def pass_(self, now_ns: int) -> None:
@@ -285,6 +287,11 @@ class Replay:
         for unit in units:
             for analyzer in self.analyzers:
                 self.found(analyzer.unit(unit))
+
+    def preview(self, unit: Unit) -> None:
+        """What is said of a unit that goes on holds until it is complete: only its questions stay."""
+        for analyzer in self.analyzers:
+            self.found(outcome for outcome in analyzer.preview(unit) if not isinstance(outcome, Finding))
 
     def found(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

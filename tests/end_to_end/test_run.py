@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def test_the_environment_leads_to_the_proxy(database: Database, run: Run, tmp_pa
 
 @pytest.mark.parametrize(
     ("script", "code"),
-    [("raise SystemExit(7)", 7), ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137), ("pass", 0)],
+    [("raise SystemExit(7)", 7), ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137), ("pass", 4)],
 )
 def test_the_exit_code_of_the_command_is_kept(
     database: Database, run: Run, tmp_path: Path, script: str, code: int
@@ -210,11 +211,31 @@ def test_findings_fail_the_run_unless_the_baseline_excuses_them(database: Databa
     excused = run(database, loop, "--baseline", str(baseline))
     assert excused.returncode == 0
     assert "excused" in excused.stderr
+    worse = run(database, LOOP.format(n=50), "--baseline", str(baseline))
+    assert worse.returncode == 1
+    assert "(20 in " in worse.stderr
+    assert run(database, LOOP.format(n=40), "--baseline", str(baseline)).returncode == 0
+
+
+def test_a_run_without_a_query_is_incomplete_unless_that_is_allowed(
+    database: Database, run: Run, tmp_path: Path
+) -> None:
+    baseline = tmp_path / "baseline.toml"
+    baseline.write_text('[[finding]]\nid = "0123456789abcdef"\ntitle = "an old one"\n')
     stale = run(database, "pass", "--baseline", str(baseline))
-    assert stale.returncode == 0
-    assert "stale" in stale.stderr
-    assert "nothing was asked through it" in stale.stderr
-    assert "nothing was asked through it" not in excused.stderr
+    assert stale.returncode == 4
+    assert "0123456789abcdef" in stale.stderr
+    assert "no query reached the proxy" in stale.stderr
+    assert run(database, "pass", "--allow-empty").returncode == 0
+    some = run(database, "import psycopg; psycopg.connect('').execute('SELECT 1')")
+    assert some.returncode == 0
+    assert "no query reached the proxy" not in some.stderr
+
+
+def test_what_only_took_long_fails_a_run_only_when_that_is_asked(database: Database, run: Run) -> None:
+    slow = "import psycopg; psycopg.connect('').execute('SELECT pg_sleep(0.6)')"
+    assert run(database, slow, "--fail-on", "low").returncode == 0
+    assert run(database, slow, "--fail-on", "low", "--gate-time").returncode == 1
 
 
 def test_signals_reach_the_command_and_the_report_is_written(database: Database, tmp_path: Path) -> None:
@@ -238,3 +259,31 @@ def test_signals_reach_the_command_and_the_report_is_written(database: Database,
     finally:
         end(process)
     assert calls(report(tmp_path))["SELECT $1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("--baseline", "kept", "--update-baseline"), 2), (("--report", "text=kept"), 4)],
+)
+def test_a_full_disk_leaves_what_was_there_and_is_said(
+    database: Database, tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("# old and dear\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pgtattle.proxy.cli", "run", "--upstream", database.dsn_without_password),
+            *(*arguments, "--", "true"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PGPASSWORD": database.password},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert "File too large" in done.stderr
+    assert "kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kept.read_text() == "# old and dear\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

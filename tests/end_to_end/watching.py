@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,8 +110,9 @@ def metric(served: Served, name: str, **labels: str) -> float:
 
 
 def answers(served: Served) -> bool:
+    """True while a profiler serves; the relay answers `/livez` alone."""
     try:
-        return served.get("/livez").status_code == 200
+        return served.get("/metrics").status_code == 200
     except Exception:
         return False
 
@@ -178,9 +177,12 @@ def cancelled(connection: psycopg.Connection, cancel: Callable[[], object], clus
 
 
 def refused(database: Database) -> bool:
-    """True where nobody listens."""
-    with socket.socket() as probe:
-        return probe.connect_ex((database.host, database.port)) == errno.ECONNREFUSED
+    """True where a newcomer is told that the proxy is ending."""
+    try:
+        psycopg.connect(database.dsn).close()
+    except psycopg.OperationalError as error:
+        return "pgtattle is shutting down" in str(error)
+    return False
 
 
 def backends(database: Database, application: str, state: str = "%") -> int:

@@ -79,6 +79,7 @@ def session(**changes: Any) -> SessionView:
         "server_version": "18.4",
         "executions": 0,
         "connections": 0,
+        "connections_total": 0,
         "shed": 0,
         "lost": 0,
         "restarts": 0,

@@ -9,17 +9,24 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
 import pytest
 import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.tally import Tally
 from pgtattle.proxy.api import application, metrics_application
-from pgtattle.proxy.events import Unit
+from pgtattle.proxy.events import Connection, Unit
 from pgtattle.proxy.metrics import Metrics
 from pgtattle.proxy.schema import (
+    ConnectionPage,
+    ConnectionView,
     ErrorView,
     ExecutionPage,
     ExecutionView,
@@ -70,7 +77,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.store = Store(STARTED_UNIX_NS, STARTED_NS, Limits(executions=100))
         self.scopes = Scopes(lambda client, pid: False)
-        self.metrics = Metrics(lambda: self.store.evicted)
+        self.metrics = Metrics(lambda: self.store.evicted, self.store.ledger)
+        self.connections: list[Connection] = []
         self.ready = (True, "ready")
         self.session_id = "s1"
         self.now = 1000.0
@@ -96,6 +104,7 @@ class World:
             metrics=self.metrics,
             settings=Settings(upstream=upstream, listen=(), api=address, values=values, api_token=token),
             scopes=self.scopes,
+            connections=lambda: self.connections,
             clock=lambda: self.now,
             generation=generation,
         )
@@ -271,6 +280,23 @@ def test_units_are_paged_and_have_their_executions(world: World) -> None:
     assert problem(server.get("/api/v1/units/u9"))[:2] == (404, "not_found")
 
 
+def test_connections_are_paged(world: World) -> None:
+    for number in (4, 9):
+        one = Connection(id=number, client=f"10.0.0.1:{number}", opened_ns=STARTED_NS, user="app", backend_pid=700)
+        world.connections.append(one.changed(database="shop", application="web\udce9"))
+    server = world.serve()
+    first = msgspec.json.decode(server.get("/api/v1/connections?limit=1").content, type=ConnectionPage)
+    assert first.items == [
+        ConnectionView(
+            id=4, client="10.0.0.1:4", user="app", database="shop", application="web\ufffd", backend_pid=700,
+            opened_at="2023-11-14T22:13:20.000000Z",
+        )
+    ]  # fmt: skip
+    rest = msgspec.json.decode(server.get(f"/api/v1/connections?after={first.after}").content, type=ConnectionPage)
+    assert ([one.id for one in rest.items], rest.after) == ([9], None)
+    assert server.get("/api/v1/connections?after=77").status_code == 400
+
+
 def test_a_scope_begins_and_ends(world: World) -> None:
     client = world.serve().client
     body = {"kind": "test", "key": "test_books", "match": {"application_name": "web"}}
@@ -349,6 +375,11 @@ def test_values_are_masked_everywhere(world: World, values: Values, sql: str, pa
         ("/api/v1/executions?limit=ten", 400, "bad_parameter", "from 1 to 1000"),
         ("/api/v1/executions?limit=5&limit=6", 400, "bad_parameter", "once"),
         ("/api/v1/executions?after=x", 400, "bad_parameter", "a number from 0"),
+        ("/api/v1/executions?after=1", 400, "bad_parameter", "from 0 to 0"),
+        ("/api/v1/executions?after=9999999999999999999", 400, "bad_parameter", "a number from 0"),
+        ("/api/v1/executions?after=-1", 400, "bad_parameter", "a number from 0"),
+        ("/api/v1/executions?after=%D9%A1", 400, "bad_parameter", "a number from 0"),
+        ("/api/v1/executions?after=%00", 400, "bad_parameter", "a number from 0"),
         ("/api/v1/executions?page=2", 400, "bad_parameter", "limit, after, filter"),
         ("/api/v1/executions?filter=foo:1", 400, "bad_filter", "column 1"),
         ("/api/v1/statements?sort=size", 400, "bad_parameter", "total, calls, mean"),
@@ -429,6 +460,28 @@ def test_pages_of_other_origins_are_refused(world: World) -> None:
         assert problem(server.get("/api/v1/report", headers={"Origin": origin}))[:2] == (403, "foreign_origin")
 
 
+def test_every_origin_and_every_host_is_looked_at(world: World) -> None:
+    server = world.serve()
+    own = str(server.client.base_url).rstrip("/")
+    for origins in ((own, "http://evil.example"), ("http://evil.example", own), ("", own), (own, "null")):
+        headers = [("oRiGiN", origin) for origin in origins]
+        assert problem(server.get("/api/v1/report", headers=headers))[:2] == (403, "foreign_origin")
+    assert server.get("/api/v1/report", headers=[("Origin", own), ("Origin", own.upper())]).status_code == 200
+    for origin in ("", f"{own}, http://evil.example", f"{own} http://evil.example", f"{own}.evil.example"):
+        assert problem(server.get("/api/v1/report", headers={"Origin": origin}))[:2] == (403, "foreign_origin")
+    for one, other in (("localhost", "evil.example"), ("evil.example", "localhost"), ("localhost", "localhost")):
+        answer = raw(server, f"GET /api/v1/report HTTP/1.1\r\nHost: {one}\r\nhost: {other}\r\n\r\n".encode())
+        assert answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), answer
+
+
+def raw(server: Server, request: bytes) -> bytes:
+    """The beginning of the answer to a request as it is."""
+    url = server.client.base_url
+    with socket.create_connection((url.host, url.port or 80), 60) as connection:
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
 @pytest.mark.parametrize("over", ["tcp", "unix"])
 def test_a_token_is_needed_where_one_is_set(world: World, over: str) -> None:
     server = world.serve(over=over, token=TOKEN)
@@ -506,6 +559,24 @@ def test_a_stream_tells_what_happens_as_it_happens(world: World, over: str) -> N
         assert data["executions"] == 5
 
 
+def test_a_stream_tells_of_totals_that_went_on_counting(world: World) -> None:
+    tally = Tally()
+
+    def drawn() -> Finding:
+        return finding(count=tally.count, total_ns=tally.total_ns, tally=tally, draw=drawn)
+
+    with reading(world.serve()) as events:
+        events.until("session")
+        for _ in range(403):
+            tally.add(1_000_000, STARTED_NS)
+            if tally.count == 1:
+                world.store.add_finding(drawn())
+        while events.until("finding")[1]["count"] != 403:
+            pass
+        tally.add(1_000_000, STARTED_NS)
+        assert events.until("finding")[1]["count"] == 404
+
+
 def test_history_replays_executions_and_findings(world: World) -> None:
     world.fill(10)
     world.store.add_finding(finding())
@@ -545,7 +616,13 @@ def test_every_position_can_be_resumed_without_loss_or_repetition(world: World) 
     assert seen == list(range(1, 36))
 
 
-@pytest.mark.parametrize("left_off", ["s0~g1.1.0", "s1~g0.1.0", "s1~g1.999.0", "garbage", "..", "s1~g1.-1.0"])
+@pytest.mark.parametrize(
+    "left_off",
+    [
+        *("s0~g1.1.0", "s1~g0.1.0", "s1~g1.999.0", "s1~g1.1.9", "garbage", "..", "s1~g1.-1.0"),
+        *(f"s1~g1.{10**17}.0", f"s1~g1.{10**30}.0", f"s1~g1.0.{10**30}"),
+    ],
+)
 def test_a_reader_of_another_stream_is_reset(world: World, left_off: str) -> None:
     world.fill(5)
     with reading(world.serve(), "?history=2", Last_Event_ID=left_off) as events:
@@ -594,3 +671,35 @@ def test_streams_are_bounded_and_given_back(world: World) -> None:
             return response.status_code == 200
 
     wait_for(is_let_in)
+
+
+ABSURD = st.one_of(
+    st.integers().map(str),
+    st.sampled_from(
+        ["", "0", "-1", str(10**30), str(2**63), "\0", "٣", "²", "1e5", "0x1", "s1~g1.1.1", f"s1~g1.{10**17}.0"]
+    ),
+    st.text(max_size=20),
+)
+PATHS = ("executions", "statements", "findings", "units", "events", "report", "session", "statements/{}", "findings/{}")
+
+
+def test_no_parameter_is_a_failure_of_the_server(world: World) -> None:
+    world.fill(5)
+    world.store.add_finding(finding())
+    client = world.serve().client
+
+    @given(
+        st.sampled_from((*PATHS, "units/{}", "scopes/{}")),
+        st.dictionaries(st.sampled_from(("after", "limit", "history", "filter", "sort", "x")), ABSURD, max_size=3),
+        ABSURD,
+        st.sampled_from(("GET", "DELETE", "POST")),
+    )
+    def ask(path: str, query: dict[str, str], name: str, method: str) -> None:
+        url = f"/api/v1/{path.format(quote(name, safe='', errors='replace'))}"
+        header = name.encode("utf-8", "replace")
+        given = {"Last-Event-ID": header} if name.isprintable() and name.strip() == name else {}
+        params = {key: value.encode("utf-8", "replace") for key, value in query.items()}
+        with client.stream(method, url, params=params, headers=given) as response:
+            assert response.status_code != 500, response.read()
+
+    ask()

@@ -140,16 +140,34 @@ def test_a_signal_ends_the_demo_and_everything_is_removed(folder: Path, number: 
     assert list(folder.iterdir()) == []
 
 
-def test_watch_shows_the_traffic_and_q_leaves(database: Database, folder: Path) -> None:
+def test_watch_shows_the_traffic_asks_before_it_is_left_and_sums_up(database: Database, folder: Path) -> None:
     command = [*PGTATTLE, "watch", "--upstream", database.dsn_without_password, "--listen", f"unix:{folder}/.s.PGSQL.1"]
+    command += ["--report", "text=report.txt"]
     with terminal(command, folder, PGPASSWORD=database.password) as shown:
         shown.until(DASHBOARD)
+        banner = shown.output.partition(DASHBOARD)[0].decode()
+        assert f"DATABASE_URL='postgresql://{database.user}@/{database.name}?host={folder}&port=1'" in banner
+        assert "upstream" in banner
         where = f"host={folder} port=1 user={database.user} dbname={database.name} password={database.password}"
         with psycopg.connect(where, autocommit=True) as connection:
             connection.execute("SELECT 4711 AS watched")
-        shown.until(b"watched")
-        shown.type(b"q")
-        assert shown.wait() == 0
+            shown.until(b"watched")
+            shown.until(b"1 connections")
+            shown.type(b"q")
+            shown.until(b"1 client is connected through pgtattle")
+            shown.type(b"n")
+            connection.execute("SELECT 4712 AS still_connected")
+            shown.until(b"still_connected")
+            shown.output = b""
+            shown.type(b"\x03")
+            shown.until(b"Leave?")
+            shown.type(b"y")
+            assert shown.wait() == 0
+            summary = shown.output.rpartition(b"\x1b[?1049l")[2].decode()
+            assert "pgtattle: 2 executions over 1 connection (1 open), 0 findings" in summary
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+    assert "2 executions" in (folder / "report.txt").read_text()
     assert list(folder.glob("pgtattle*")) == []
 
 

@@ -166,3 +166,20 @@ def test_tokens_are_private_and_long(tmp_path: Path) -> None:
     file.write_text("short")
     with pytest.raises(UsageError, match="16 characters"):
         config.read_token(str(file))
+
+
+@pytest.mark.parametrize(
+    ("upstream", "listen", "same"),
+    [
+        (Address("127.0.0.1", 7432), Address("127.0.0.1", 7432), True),
+        (Address("localhost", 7432), Address("127.0.0.1", 7432), True),
+        (Address("localhost", 7432), Address("0.0.0.0", 7432), True),
+        (Address("db", 7432), Address("0.0.0.0", 7432), False),
+        (Address("db", 7432), Address("db", 7432), True),
+        (Address("localhost", 5432), Address("127.0.0.1", 7432), False),
+        (Address(path="/tmp/.s.PGSQL.5432"), Address(path="/tmp/.s.PGSQL.5432"), True),
+        (Address(path="/tmp/.s.PGSQL.5432"), Address("127.0.0.1", 5432), False),
+    ],
+)
+def test_an_upstream_that_is_the_proxy_itself(upstream: Address, listen: Address, same: bool) -> None:
+    assert config.same_place(upstream, listen) is same

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from pgtattle.proxy.events import Connection
 from pgtattle.proxy.metrics import MAX_FINGERPRINTS, MAX_PLACES, MAX_VALUES, Metrics
-from pgtattle.proxy.schema import FindingView
 from pgtattle.proxy.store import Store
 from pgtattle.proxy.wire.control import RelayCounters
 from tests.proxy.records import STARTED_NS, STARTED_UNIX_NS, execution, finding
@@ -41,6 +40,7 @@ CONTRACT = {
     "pgtattle_opaque_connections_total": {"reason"},
     "pgtattle_parse_fallback_total": {"reason"},
     "pgtattle_profiler_restarts_total": set(),
+    "pgtattle_task_failures_total": set(),
     "pgtattle_build_info": {"version", "python"},
 }
 
@@ -58,18 +58,15 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return samples(metrics)[name, tuple(sorted(labels.items()))]
 
 
-def view(subject: str = "a", severity: str = "medium") -> FindingView:
-    return Store(STARTED_UNIX_NS, STARTED_NS).add_finding(finding(subject, severity=severity))
-
-
 def busy() -> Metrics:
-    metrics = Metrics(lambda: {"executions": 3})
+    store = Store(STARTED_UNIX_NS, STARTED_NS)
+    store.add_finding(finding())
+    metrics = Metrics(lambda: {"executions": 3}, store.ledger)
     metrics.observe(
         execution(1, "SELECT a", first_row_ns=STARTED_NS + 1_000_300_000, tags={"traceparent": TRACEPARENT}), ("t", "u")
     )
     metrics.observe(execution(2, "SELECT a", ms=20_000, rows=5, sqlstate="57014"), ("t", "u"))
     metrics.observe(execution(3, "COMMIT", transaction=1, command_tag="COMMIT"))
-    metrics.finding(view())
     metrics.relay(RelayCounters(connections_open=2, connections_total={"accepted/off": 5}, opaque={"gss": 1}, shed=4))
     metrics.parse_fallbacks({"depth": 2})
     return metrics
@@ -142,20 +139,26 @@ def test_a_transaction_sent_in_one_exchange_ends_once() -> None:
 
 def test_what_the_relay_counts_goes_on_where_it_stood() -> None:
     metrics = Metrics()
-    metrics.relay(RelayCounters(bytes_to_server=10, bytes_to_client=20, lost=1, restarts=1, queue_bytes=7))
-    metrics.relay(RelayCounters(bytes_to_server=11, bytes_to_client=20, lost=1, restarts=1, queue_bytes=3))
+    for sent, queued in ((10, 7), (11, 3)):
+        metrics.relay(
+            RelayCounters(
+                bytes_to_server=sent, bytes_to_client=20, lost=1, restarts=1, queue_bytes=queued, task_failures=2
+            )
+        )
     assert value(metrics, "pgtattle_bytes_total", direction="to_server") == 11
     assert value(metrics, "pgtattle_bytes_total", direction="to_client") == 20
     assert value(metrics, "pgtattle_tap_lost_executions_total") == 1
     assert value(metrics, "pgtattle_profiler_restarts_total") == 1
+    assert value(metrics, "pgtattle_task_failures_total") == 2
     assert value(metrics, "pgtattle_tap_queue_bytes") == 3
 
 
 def test_a_finding_counts_once_for_each_severity() -> None:
-    metrics = Metrics()
+    store = Store(STARTED_UNIX_NS, STARTED_NS)
+    metrics = Metrics(findings=store.ledger)
     for severity in ("low", "low", "high", "high"):
-        metrics.finding(view("a", severity))
-    metrics.finding(view("b", "high"))
+        store.add_finding(finding("a", severity=severity))
+    store.add_finding(finding("b", severity="high"))
     assert value(metrics, "pgtattle_findings_total", rule="n-plus-one", severity="low") == 1
     assert value(metrics, "pgtattle_findings_total", rule="n-plus-one", severity="high") == 2
     assert value(metrics, "pgtattle_findings_active", rule="n-plus-one", severity="low") == 0
@@ -226,7 +229,22 @@ def test_hostile_labels_cannot_break_the_exposition() -> None:
     metrics.observe(execution(1, connection=stranger, sqlstate='"\n'), ('t"\n',))
     for body, _ in (metrics.exposition(), metrics.exposition(OPENMETRICS)):
         assert not any(line.startswith(b"pgtattle_x") for line in body.splitlines())
-    assert any(dict(labels).get("database", "").startswith('a"} 1\n') for _, labels in samples(metrics))
+    assert any(
+        dict(labels).get("database", "").startswith('a"} 1\N{SYMBOL FOR LINE FEED}') for _, labels in samples(metrics)
+    )
+
+
+def test_control_characters_of_names_stay_out() -> None:
+    metrics = Metrics()
+    controls = [*range(1, 32), *range(127, 160), 0xAD, 0x61C, 0x202E, 0x2066, 0x200B, 0x2028, 0xFEFF, 0xD800, 0xDCFF]
+    for number, code in enumerate([*controls, 0xE0001]):
+        name = f"a{chr(code)}b"
+        stranger = Connection(id=1, client="c", opened_ns=0, database=name)
+        metrics.observe(execution(number, connection=stranger), (name,))
+    body = metrics.exposition()[0].decode()
+    assert not set(map(chr, [*controls, 0xE0001])) - {"\n"} & set(body)
+    assert 'database="a\N{SYMBOL FOR START OF HEADING}b"' in body
+    assert 'database="a\N{REPLACEMENT CHARACTER}b"' in body
 
 
 def test_promtool_has_no_complaints() -> None:

@@ -15,6 +15,7 @@ from pgtattle.proxy.opening import Doorman, House
 from pgtattle.proxy.relay import ClientLeg, Relay
 from pgtattle.proxy.settings import Address, Upstream
 from pgtattle.proxy.tap import Line, Tap
+from pgtattle.proxy.tasks import Tasks
 from pgtattle.proxy.wire.startup import TERMINATE, error_response
 from tests.waiting import PATIENCE
 
@@ -61,8 +62,9 @@ async def relayed(script: Script | None) -> AsyncIterator[Bench]:
     tap = Tap(loop)
     house = House(
         upstream=Upstream(addresses=(address,), dsn=""),
+        tasks=Tasks(loop),
         line=lambda relay: Line(tap, 1, relay.peer),
-        admit=lambda relay: "",
+        admit=lambda relay: None,
         failed=lambda: None,
     )
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pgtattle.analyzers.samples import SINGLE_ROWS, Samples
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.errors import ProtocolViolation
-from pgtattle.proxy.events import Connection
+from pgtattle.proxy.events import Connection, Parameter
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.named import MAX_STATEMENTS
 from pgtattle.proxy.session import Session
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.encodings import codec
 from pgtattle.proxy.wire.frames import MAX_PENDING
 from pgtattle.proxy.wire.rows import Sample, hashed
 
@@ -710,3 +711,137 @@ def test_a_row_that_cannot_be_is_a_violation() -> None:
         talk.server(described(("id", INT4)), frame("D", bad), frame("D", bad))
         with pytest.raises(ProtocolViolation):
             talk.server(complete("SELECT 2"), ready())
+
+
+# -- what SQL and values mean, as the server reports it ----------------------------------------------------------------
+
+
+def report(name: str, value: str) -> bytes:
+    return frame("S", name.encode() + b"\0" + value.encode() + b"\0")
+
+
+OFF, ON = report("standard_conforming_strings", "off"), report("standard_conforming_strings", "on")
+ESCAPED = r"SELECT 'a\' zq ', 'b'"
+"""One literal and another where backslashes escape; where they do not, quotes that do not match."""
+DONE = complete("SELECT 1") + ready()
+
+
+def forms(talk: Talk) -> list[str]:
+    return [one.statement.sql for one in talk.executions]
+
+
+def test_strings_are_read_as_the_server_last_said() -> None:
+    talk = Talk().server(ON).client(query(ESCAPED)).server(DONE)
+    talk.client(query("SET standard_conforming_strings = off")).server(complete("SET"), OFF, ready())
+    talk.client(query(ESCAPED)).server(DONE)
+    talk.client(query("SET standard_conforming_strings = on")).server(complete("SET"), ON, ready())
+    talk.client(query(ESCAPED)).server(DONE)
+    settings = "SET standard_conforming_strings = $1"
+    assert forms(talk) == ["SELECT $1 …", settings, "SELECT $1, $2", settings, "SELECT $1 …"]
+
+
+def test_a_pipeline_is_read_as_the_server_comes_to_each_of_it() -> None:
+    talk = Talk().client(query("SET standard_conforming_strings = off"), query(ESCAPED), parse(ESCAPED, "s"), SYNC)
+    talk.server(complete("SET"), OFF, ready(), DONE, PARSED, ready())
+    talk.client(bind(name="s"), execute(), SYNC).server(BOUND, DONE)
+    assert forms(talk)[1:] == ["SELECT $1, $2", "SELECT $1, $2"]
+
+
+def test_settings_of_a_transaction_end_with_it() -> None:
+    talk = Talk()
+    for sql, tag, reported, status in (
+        ("BEGIN", "BEGIN", b"", "T"),
+        ("SET LOCAL standard_conforming_strings = off", "SET", OFF, "T"),
+        (ESCAPED, "SELECT 1", b"", "T"),
+        ("ROLLBACK", "ROLLBACK", ON, "I"),
+        (ESCAPED, "SELECT 1", b"", "I"),
+    ):
+        talk.client(query(sql)).server(complete(tag), reported, ready(status))
+    assert forms(talk)[2::2] == ["SELECT $1, $2", "SELECT $1 …"]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_may_be_read_in_two_ways_is_not_shown(early: bool) -> None:
+    """Servers up to 13 report a setting at once, later ones at the end of the exchange."""
+    talk = Talk().client(
+        parse("SET standard_conforming_strings = off"), bind(), execute(),
+        parse(ESCAPED, "s"), bind(name="s"), execute(),
+        parse("SELECT 'plain'"), bind(), execute(), SYNC,
+    )  # fmt: skip
+    talk.server(PARSED, BOUND, OFF if early else b"", complete("SET"), PARSED, BOUND, complete("SELECT 1"))
+    talk.server(PARSED, BOUND, complete("SELECT 1"), b"" if early else OFF, ready())
+    talk.client(bind(name="s"), execute(), SYNC).server(BOUND, DONE)
+    hidden = "SELECT (text beside a change of its encoding or syntax, 21 bytes)"
+    seen = "SELECT $1, $2" if early else hidden
+    assert forms(talk)[1:] == [seen, "SELECT $1", seen]
+    assert "zq" not in " ".join(forms(talk))
+
+
+def test_a_query_is_read_by_the_settings_at_its_start() -> None:
+    talk = Talk().client(query(f"SET standard_conforming_strings = off; {ESCAPED}"))
+    talk.server(OFF, error(), ready())
+    assert "zq" not in " ".join(forms(talk))
+    talk = Talk().client(query(r"SELECT set_config('standard_conforming_strings', 'off', false); SELECT '\', 'zq'"))
+    talk.server(complete("SELECT 1"), OFF, complete("SELECT 1"), ready())
+    assert "zq" not in " ".join(one.text.sql for one in talk.executions)
+    assert [one.statement.command for one in talk.executions] == ["SELECT", "SELECT"]
+
+
+ENCODED = [
+    ("LATIN1", "é", "SELECT $1, $2"),
+    ("WIN1252", "€œ", "SELECT $1, $2"),
+    ("EUC_JP", "日本", "SELECT $1, $2"),
+    ("EUC_KR", "한국", "SELECT $1, $2"),
+    ("SJIS", "表ソ能", "SELECT $1, $2"),
+    ("SHIFT_JIS_2004", "表ソ能\\\\~", "SELECT $1, $2"),
+    ("BIG5", "功許蓋", "SELECT $1, $2"),
+    ("GBK", "誠刓", "SELECT $1, $2"),
+    ("GB18030", "誠刓€𠀀", "SELECT $1, $2"),
+    ("UHC", "뢔한", "SELECT $1, $2"),
+    ("JOHAB", "한국", "SELECT $1, $2"),
+    ("UNICODE", "é日", "SELECT $1, $2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "text", "form"), ENCODED)
+def test_a_byte_of_another_character_is_no_quote(encoding: str, text: str, form: str) -> None:
+    talk = Talk().server(report("client_encoding", encoding))
+    name = codec(encoding).name
+    raw = text.encode(name) if encoding != "SHIFT_JIS_2004" else text[:3].encode(name) + text[3:].encode()
+    talk.client(frame("Q", b"SELECT E'" + raw + b"', 'zq'\0")).server(DONE)
+    talk.client(frame("P", b"\0SELECT $1\0\0\0"), bind(raw), execute(), SYNC).server(PARSED, BOUND, DONE)
+    one, other = talk.executions
+    assert one.statement.sql == form
+    assert one.values == (text.replace("\\\\", "\\"), "zq")
+    assert other.values == (text,)
+
+
+@pytest.mark.parametrize("encoding", ["MULE_INTERNAL", "EUC_TW", "of the future"])
+def test_of_an_unknown_encoding_no_text_leaves(encoding: str) -> None:
+    talk = Talk().server(report("client_encoding", encoding))
+    talk.client(frame("Q", b"SELECT '\x8e\xa1', zq\0")).server(DONE)
+    talk.client(frame("P", b"\0SELECT $1 /* \x8e */\0\0\0"), bind(b"\x8ezq"), execute(), SYNC).server(
+        PARSED, BOUND, DONE
+    )
+    talk.client(query("COMMIT")).server(DONE)
+    one, other, ascii_only = talk.executions
+    assert one.text.sql == one.statement.sql == "SELECT (text in an unknown encoding, 15 bytes)"
+    assert other.parameters == (Parameter(0, "\\x8e7a71", b"\x8ezq"),)
+    assert ascii_only.statement.command == "COMMIT"
+
+
+def test_bytes_that_the_server_refuses_hide_their_text() -> None:
+    """Python's codecs take a few sequences that PostgreSQL does not, and these may swallow a quote."""
+    talk = Talk().server(report("client_encoding", "SJIS"))
+    talk.client(frame("Q", b"SELECT E'\x80\\', ' zq '\0")).server(error("22021"), ready())
+    talk.client(frame("Q", b"SELECT E'\xfe\x20\\', ' zq '\0")).server(error("22021"), ready())
+    talk.client(frame("Q", b"SELECT '\x95'zq\0")).server(error("22021"), ready())
+    assert "zq" not in " ".join(one.text.sql for one in talk.executions)
+
+
+def test_bytes_of_sql_ascii_are_kept() -> None:
+    talk = Talk().server(report("client_encoding", "SQL_ASCII"))
+    for raw in (b"\xff", b"\xfe"):
+        talk.client(frame("P", b"\0SELECT $1 AS a\xff\0\0\0"), bind(raw), execute(), SYNC).server(PARSED, BOUND, DONE)
+    assert [one.values[0].encode("utf-8", "surrogateescape") for one in talk.executions] == [b"\xff", b"\xfe"]  # type: ignore[union-attr]
+    assert len(set(forms(talk))) == 1

@@ -9,6 +9,7 @@ from math import ceil
 import msgspec
 import pytest
 
+from pgtattle.analyzers.tally import Tally
 from pgtattle.proxy.latencies import ERROR, Latencies
 from pgtattle.proxy.schema import IndexEvidence, LoopEvidence, SlowEvidence
 from pgtattle.proxy.store import Limits, Store
@@ -175,8 +176,11 @@ def test_a_cumulative_finding_replaces_but_keeps_the_greater_severity() -> None:
     evidence = SlowEvidence(target_ms=500, executions=5, over_target=1, p50_ms=1, max_ms=600, rows=1)
     later = msgspec.structs.replace(evidence, executions=9, over_target=2)
     one = store()
-    one.add_finding(finding(evidence=evidence, count=1, total_ns=600_000_000, severity="high", cumulative=True))
-    view = one.add_finding(finding(evidence=later, count=2, total_ns=900_000_000, severity="low", cumulative=True))
+    tally = Tally()
+    tally.add(600_000_000, STARTED_NS)
+    one.add_finding(finding(evidence=evidence, severity="high", tally=tally))
+    tally.add(300_000_000, STARTED_NS)
+    view = one.add_finding(finding(evidence=later, severity="low", tally=tally))
     assert (view.count, view.total_ms, view.evidence, view.severity) == (2, 900.0, later, "high")
 
 
@@ -194,14 +198,14 @@ def test_revisions_say_what_changed() -> None:
     one = store()
     one.add_finding(finding("a"))
     one.add_finding(finding("b"))
-    seen = one.revision
+    seen = one.ledger.revision
     one.add_finding(finding("a"))
     one.add_finding(finding("c"))
-    changed = one.findings_since(seen)
+    changed = one.ledger.since(seen)
     assert [view.id for _, view in changed] == [finding("a").id, finding("c").id]
     assert [revision for revision, _ in changed] == [3, 4]
-    assert len(one.findings_since(0)) == 3
-    assert one.findings_since(one.revision) == []
+    assert len(one.ledger.since(0)) == 3
+    assert one.ledger.since(one.ledger.revision) == []
 
 
 def test_findings_are_bounded() -> None:
@@ -246,3 +250,33 @@ def test_memory_is_flat_under_new_statements() -> None:
     calls = [view.calls for view in one.report(session()).statements]
     assert sum(calls) == 1000
     assert statistics.mode(calls) == 1
+
+
+def test_what_is_said_of_a_unit_that_goes_on_is_replaced_by_what_is_said_at_its_end() -> None:
+    one = store()
+    one.add_finding(finding(evidence=loop(10), count=10, unit_id="u1"))
+    for count in (5, 20):
+        one.ledger.begin_preview("u2")
+        view = one.add_finding(finding(evidence=loop(count), count=count, severity="critical", unit_id="u2"))
+        assert view.count == 10 + count
+    one.ledger.begin_preview("u3")
+    one.add_finding(finding(evidence=loop(7), count=7, unit_id="u3"))
+    one.add_finding(finding(evidence=loop(1), count=1, unit_id="u4"))
+    (view,) = one.findings()
+    assert (view.count, view.severity) == (38, "critical")
+    one.ledger.end_preview("u2")
+    view = one.add_finding(finding(evidence=loop(30), count=30, unit_id="u2"))
+    assert view.count == 48
+    one.ledger.end_preview("u3")
+    (view,) = one.findings()
+    assert (view.count, view.severity) == (41, finding().severity)
+    assert all(entry.settled is None for entry in one.ledger._entries.values())
+
+
+def test_what_was_said_only_of_a_unit_that_went_on_otherwise_is_gone() -> None:
+    one = store()
+    one.ledger.begin_preview("u1")
+    one.add_finding(finding(unit_id="u1"))
+    assert one.findings()
+    one.ledger.end_preview("u1")
+    assert one.findings() == []

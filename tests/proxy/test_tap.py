@@ -290,3 +290,88 @@ def test_executions_of_an_exchange_that_does_not_end_count_when_the_connection_d
     tap.flush()
     acknowledge(tap, pipe)
     assert (tap.executions, tap.opaque) == (2, {"unknown_type": 1})
+
+
+def status(name: bytes, value: bytes) -> bytes:
+    return b"S" + (len(name + value) + 6).to_bytes(4, "big") + name + b"\0" + value + b"\0"
+
+
+REPORTS = status(b"client_encoding", b"UTF8") + status(b"standard_conforming_strings", b"on")
+OFF, SJIS = status(b"standard_conforming_strings", b"off"), status(b"client_encoding", b"SJIS")
+NAME, OTHER_NAME = status(b"application_name", b"a"), status(b"application_name", b"b")
+
+
+def reported(pipe: Pipe) -> list[tuple[int, bytes]]:
+    """What another profiler learns, from the first record on: reports, statements, gaps."""
+    return [
+        (kind, body)
+        for kind, _, body in pipe.records
+        if kind == batch.STATEMENT or kind == batch.GAP or (kind == batch.BACKEND and body[:1] == b"S")
+    ]
+
+
+def test_another_profiler_learns_what_the_server_reported_last(tap: Tap, pipe: Pipe) -> None:
+    line = Line(tap, 1, "unix")
+    line.startup(STARTUP)
+    line.backend(NAME + status(b"server_version", b"18") + REPORTS + LOGIN)
+    for sent in (OFF, status(b"DateStyle", b"ISO, DMY"), OTHER_NAME):
+        line.frontend(QUERY)
+        line.backend(sent + ANSWER)
+    tap.disconnect()
+    another = Pipe()
+    tap.connect(another)  # type: ignore[arg-type]
+    tap.flush()
+    told = [body for kind, body in reported(another) if kind == batch.BACKEND]
+    assert told == [NAME, REPORTS[: -len(status(b"standard_conforming_strings", b"on"))] + OFF, OTHER_NAME]
+
+
+def test_reports_that_came_in_a_gap_are_known_after_it(tap: Tap, pipe: Pipe) -> None:
+    line = Line(tap, 1, "unix")
+    line.startup(STARTUP)
+    line.backend(REPORTS + LOGIN)
+    line.frontend(QUERY)
+    pipe.waiting = 2000
+    tap.flush()
+    line.backend(OFF + ANSWER)
+    line.frontend(QUERY)
+    line.backend(SJIS + ANSWER)
+    pipe.waiting = 0
+    acknowledge(tap, pipe)
+    sent = len(pipe.records)
+    exchange(line)
+    tap.flush()
+    del pipe.records[:sent]
+    assert next(body for _, body in reported(pipe)) == SJIS + OFF
+    assert [kind for kind, _ in reported(pipe)] == [batch.BACKEND, batch.GAP]
+
+
+def test_a_statement_of_other_settings_is_forgotten_where_they_matter(tap: Tap, pipe: Pipe) -> None:
+    line = Line(tap, 1, "unix")
+    line.startup(STARTUP)
+    line.backend(REPORTS + LOGIN)
+    statements = [parse(b"a", b"select 'a\\'"), parse(b"b", b"select 1"), parse(b"c", "select 'é'".encode())]
+    line.frontend(b"".join(statements) + b"S\0\0\0\4")
+    line.backend(b"1\0\0\0\4" * 3 + READY)
+    line.frontend(QUERY)
+    line.backend(REPORTS + ANSWER)
+    line.resume()
+    tap.disconnect()
+    another = Pipe()
+    tap.connect(another)  # type: ignore[arg-type]
+    tap.flush()
+    assert [body for kind, body in reported(another) if kind == batch.STATEMENT] == statements
+    line.frontend(QUERY)
+    line.backend(OFF + ANSWER)
+    tap.disconnect()
+    tap.connect(third := Pipe())  # type: ignore[arg-type]
+    tap.flush()
+    assert [body for kind, body in reported(third) if kind == batch.STATEMENT] == [parse(b"b", b"select 1")]
+
+
+def test_a_report_of_no_use_or_beyond_reason_is_not_kept(tap: Tap, pipe: Pipe) -> None:
+    line = logged_in(tap)
+    line.backend(status(b"client_encoding", b"x" * 1000) + status(b"x", b"y") + b"S\0\0\0\4" + READY[:0])
+    tap.disconnect()
+    tap.connect(another := Pipe())  # type: ignore[arg-type]
+    tap.flush()
+    assert [kind for kind, _ in reported(another)] == [batch.GAP]

@@ -14,7 +14,7 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.habits import LEARNED, STATEMENTS
 from pgtattle.proxy.schema import ScopeMatch, ScopeRequest
 from pgtattle.proxy.scopes import Scopes
-from pgtattle.proxy.tracks import GAP_MAX_NS
+from pgtattle.proxy.tracks import GAP_MAX_NS, GAP_NS
 from pgtattle.proxy.units import MAX_EXECUTIONS, MAX_SPAN_NS, Units
 
 MS = 1_000_000
@@ -52,6 +52,15 @@ class Traffic:
     def tick(self, later_ms: float = 0, busy: Callable[[int], bool] = lambda connection: False) -> list[Unit]:
         return self.units.tick(self.now + int(later_ms * MS), busy)
 
+    def show(self, later_ms: float = 0) -> list[Unit]:
+        return self.units.show(self.now + int(later_ms * MS), lambda connection: False)
+
+    def earlier(self) -> None:
+        """The connection has done something else before."""
+        self("SELECT 0")
+        self.now += 1_000 * MS
+        self.tick()
+
 
 def texts(unit: Unit) -> list[str]:
     return [execution.text.sql.partition(" /*")[0] for execution in unit.executions]
@@ -63,40 +72,119 @@ def send() -> Traffic:
 
 
 def test_a_gap_ends_a_burst(send: Traffic) -> None:
-    assert send("SELECT 1") == []
-    assert send("SELECT 2") == []
-    (unit,) = send("SELECT 3", gap_ms=60)
-    assert (unit.kind, unit.confidence, texts(unit)) == ("burst", "weak", ["SELECT 1", "SELECT 2"])
+    assert send("SELECT 1 FROM a") == []
+    assert send("SELECT 1 FROM b", gap_ms=GAP_NS / MS) == []
+    (unit,) = send("SELECT 1 FROM a", gap_ms=GAP_NS / MS + 1)
+    assert (unit.kind, unit.confidence, texts(unit)) == ("burst", "weak", ["SELECT 1 FROM a", "SELECT 1 FROM b"])
     (last,) = send.units.flush()
-    assert texts(last) == ["SELECT 3"]
+    assert texts(last) == ["SELECT 1 FROM a"]
+
+
+def test_a_longer_gap_ends_no_burst_that_goes_on_as_it_went_before(send: Traffic) -> None:
+    for table in ("a", "b", "a"):
+        send(f"SELECT 1 FROM {table}")
+    assert send("SELECT 2 FROM b", gap_ms=GAP_MAX_NS / MS) == []
+    (unit,) = send("SELECT 2 FROM b", gap_ms=GAP_MAX_NS / MS)
+    assert len(unit.executions) == 4
+    send("SELECT 3 FROM b")
+    assert len(send("SELECT 2 FROM b", gap_ms=GAP_MAX_NS / MS + 1)) == 1
 
 
 def test_silence_ends_a_burst_but_a_request_under_way_does_not(send: Traffic) -> None:
-    send("SELECT 1")
-    assert send.tick(40) == []
-    assert send.tick(300, busy=lambda connection: connection == A) == []
-    (unit,) = send.tick(60, busy=lambda connection: connection == B)
-    assert texts(unit) == ["SELECT 1"]
-    assert send.tick(1_000) == []
+    send.earlier()
+    send("SELECT 1 FROM a")
+    assert send.tick(GAP_MAX_NS / MS) == []
+    assert send.tick(900, busy=lambda connection: connection == A) == []
+    (unit,) = send.tick(900, busy=lambda connection: connection == B)
+    assert texts(unit) == ["SELECT 1 FROM a"]
+    assert send.tick(2_000) == []
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT 1 /*request_id='r1'*/", "BEGIN"])
-def test_every_unit_is_complete_half_a_second_after_its_end(send: Traffic, sql: str) -> None:
-    send(sql, transaction=1 if sql == "BEGIN" else 0)
-    assert len(send.tick(401)) == 1
+def test_a_relay_that_was_away_says_nothing_about_silence(send: Traffic) -> None:
+    send.earlier()
+    send("SELECT 1 FROM a")
+    send.now += 2_000 * MS
+    send.units.resume(send.now)
+    assert send.tick(GAP_MAX_NS / MS) == []
+    assert send("SELECT 1 FROM b") == []
+    (unit,) = send.units.flush()
+    assert texts(unit) == ["SELECT 1 FROM a", "SELECT 1 FROM b"]
 
 
-def test_the_gap_follows_the_pauses_of_the_client(send: Traffic) -> None:
-    for _ in range(60):
-        send("SELECT 2", gap_ms=40)
-    assert send("SELECT 2", gap_ms=150) == []
-    assert len(send("SELECT 2", gap_ms=GAP_MAX_NS / MS + 1)) == 1
+@pytest.mark.parametrize(
+    ("sql", "transaction", "status"),
+    [("SELECT 1 FROM a", 0, "I"), ("SELECT 1 /*request_id='r1'*/", 0, "I"), ("COMMIT", 1, "I"), ("BEGIN", 1, "T")],
+)
+def test_every_unit_is_shown_two_thirds_of_a_second_after_its_end(
+    send: Traffic, sql: str, transaction: int, status: str
+) -> None:
+    send(sql, transaction=transaction, status=status)
+    assert send.show(GAP_MAX_NS / MS) == []
+    (unit,) = [*send.tick(GAP_MAX_NS / MS + 1), *send.show(GAP_MAX_NS / MS + 1)]
+    assert len(unit.executions) == 1
+    assert send.show(2_000) == []
 
 
-def test_pauses_between_units_do_not_widen_the_gap(send: Traffic) -> None:
-    send("SELECT 1")
-    for _ in range(60):
-        assert len(send("SELECT 1", gap_ms=60)) == 1
+def test_what_goes_on_is_shown_again_under_the_same_id(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/")
+    (first,) = send.show(1_000)
+    send("SELECT 2 /*request_id='r1'*/", gap_ms=2_000)
+    (second,) = send.show(1_000)
+    (complete,) = send.units.flush()
+    assert [len(unit.executions) for unit in (first, second, complete)] == [1, 2, 2]
+    assert first.id == second.id == complete.id
+
+
+@pytest.mark.parametrize("pause_ms", [500, 5_000, 59_000])
+def test_an_id_goes_on_after_a_pause(send: Traffic, pause_ms: int) -> None:
+    for number in range(5):
+        assert send(f"SELECT {number} /*request_id='r1'*/", gap_ms=pause_ms) == []
+        assert send.tick(pause_ms - 1) == []
+    (unit,) = send.units.flush()
+    assert len(unit.executions) == 5
+
+
+def test_an_id_goes_on_after_pauses_with_untagged_transactions_around_its_turns(send: Traffic) -> None:
+    for number in range(1, 6):
+        send("BEGIN", gap_ms=2_000, transaction=number, status="T")
+        assert send.tick() == []
+        send(f"SELECT {number} FROM a /*request_id='r1'*/", transaction=number, status="T")
+        send("COMMIT", transaction=number)
+    (unit,) = send.units.flush()
+    assert (unit.key, len(unit.executions)) == ("r1", 15)
+
+
+def test_a_minute_of_silence_ends_an_id(send: Traffic) -> None:
+    send("SELECT 1 /*request_id='r1'*/")
+    (unit,) = send.tick(60_001)
+    assert unit.key == "r1"
+
+
+@pytest.mark.parametrize("end", ["SELECT 2 /*request_id='r2'*/", "DISCARD ALL", "close"])
+def test_an_id_ends_when_its_connection_goes_on_is_given_back_or_closed(send: Traffic, end: str) -> None:
+    send("SELECT 1 /*request_id='r1'*/")
+    if end == "close":
+        send.units.closed(A, send.now)
+    else:
+        send(end)
+    done = [unit.key for unit in send.tick(GAP_MAX_NS / MS + 1)]
+    assert "r1" in done
+    assert "r2" not in done
+
+
+def test_a_setting_that_is_no_longer_in_force_ends_its_unit(send: Traffic) -> None:
+    send("SELECT 1", settings={"app.request_id": "r1"})
+    send("SELECT 2 FROM a")
+    assert [unit.key for unit in send.tick(1_000)][:1] == ["r1"]
+
+
+def test_a_transaction_ends_with_its_end(send: Traffic) -> None:
+    send("BEGIN", transaction=1, status="T")
+    for number in range(5):
+        send(f"SELECT {number} FROM a", gap_ms=100_000, transaction=1, status="T")
+        assert send.tick(90_000) == []
+    (unit,) = send("COMMIT", transaction=1)
+    assert (unit.kind, len(unit.executions)) == ("transaction", 7)
 
 
 def test_a_transaction_is_a_unit(send: Traffic) -> None:
@@ -141,10 +229,10 @@ def test_untagged_neighbours_in_autocommit_go_with_the_tag(send: Traffic) -> Non
     send("SELECT 1")
     send("SELECT 2 /*request_id='r1'*/")
     send("SELECT 3")
-    assert send("SELECT 4", gap_ms=60) == []
+    assert send("SELECT 4 FROM b", gap_ms=GAP_NS / MS + 1) == []
     first, second = send.units.flush()
     assert (first.key, texts(first)) == ("r1", ["SELECT 1", "SELECT 2", "SELECT 3"])
-    assert (second.kind, texts(second)) == ("burst", ["SELECT 4"])
+    assert (second.kind, texts(second)) == ("burst", ["SELECT 4 FROM b"])
 
 
 def test_two_ids_on_one_connection_always_split(send: Traffic) -> None:
@@ -228,10 +316,18 @@ def test_the_life_of_a_connection_is_a_unit(send: Traffic) -> None:
 
 
 def test_the_last_burst_of_a_used_connection_stays_a_burst(send: Traffic) -> None:
-    send("SELECT 1")
-    send("SELECT 2", gap_ms=100)
+    send.earlier()
+    send("SELECT 2 FROM a")
     (unit,) = send.units.closed(A, send.now)
     assert unit.kind == "burst"
+
+
+def test_the_life_of_a_connection_is_a_unit_also_where_it_rests_before_it_closes(send: Traffic) -> None:
+    send("SELECT 2 FROM a")
+    assert send.tick(5_000) == []
+    (shown,) = send.show(5_000)
+    (unit,) = send.units.closed(A, send.now + 5_000 * MS)
+    assert (shown.kind, unit.kind, shown.id) == ("burst", "connection", unit.id)
 
 
 def test_a_request_outlives_one_of_its_connections(send: Traffic) -> None:
@@ -253,18 +349,20 @@ def test_a_unit_is_cut_at_its_greatest_size(send: Traffic) -> None:
     assert [len(unit.executions) for unit in send.units.flush()] == [5]
 
 
-@pytest.mark.parametrize("sql", ["SELECT 2", "SELECT 2 /*request_id='r1'*/"])
-def test_a_unit_is_cut_at_its_greatest_length(send: Traffic, sql: str) -> None:
+def test_a_burst_is_cut_at_its_greatest_length(send: Traffic) -> None:
     begun = send.now
     done: list[Unit] = []
     while not done:
-        done = send(sql, gap_ms=30)
+        done = send("SELECT 2", gap_ms=30)
     assert MAX_SPAN_NS <= send.now - begun <= MAX_SPAN_NS + 100 * MS
 
 
-def test_a_busy_unit_is_cut_too(send: Traffic) -> None:
-    send("SELECT 1 /*request_id='r1'*/")
-    assert len(send.tick(MAX_SPAN_NS / MS, busy=lambda connection: True)) == 1
+def test_an_id_that_goes_on_for_long_is_shown_now_and_then(send: Traffic) -> None:
+    shown = 0
+    for _ in range(4_000):
+        send("SELECT 1 /*request_id='r1'*/", gap_ms=30)
+        shown += len(send.show())
+    assert shown == 3
 
 
 def test_too_many_open_units_complete_the_oldest() -> None:
@@ -323,7 +421,7 @@ def test_small_transactions_go_with_what_is_around_them_where_they_are_mixed(sen
     for number in range(1, 5):
         assert transaction(send, number, f"SELECT {number}0") == []
     assert send("SELECT 5") == []
-    (unit,) = send.tick(401)
+    (unit,) = send.tick(GAP_MAX_NS / MS + 1)
     assert (unit.kind, unit.confidence, len(unit.executions)) == ("burst", "weak", 14)
 
 
@@ -373,7 +471,7 @@ def test_what_stands_between_two_questions_of_a_pool_is_a_checkout(send: Traffic
 def test_a_question_after_a_rest_says_nothing_of_what_was_before(send: Traffic) -> None:
     send("SELECT 1")
     send("SELECT 2")
-    (unit,) = send("SELECT 1", gap_ms=60)
+    (unit,) = send("SELECT 1", gap_ms=GAP_MAX_NS / MS + 1)
     assert unit.kind == "burst"
 
 
@@ -404,7 +502,9 @@ def test_a_transaction_that_gets_a_name_is_part_of_no_burst(send: Traffic) -> No
     send("BEGIN", transaction=1, status="T")
     send("SELECT 1 /*request_id='r9'*/", transaction=1, status="T")
     send("COMMIT", transaction=1)
-    done = {unit.kind: unit for unit in send.tick(500)}
+    (burst,) = send.tick(700)
+    assert send.tick(59_000) == []
+    done = {"burst": burst} | {unit.kind: unit for unit in send.tick(60_001)}
     assert (done["request"].key, len(done["request"].executions)) == ("r9", 3)
     assert texts(done["burst"]) == ["SELECT 0"]
     send("SELECT 3 /*request_id='r9'*/", gap_ms=2_000)

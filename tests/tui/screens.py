@@ -62,8 +62,8 @@ def finding(
 
 
 SESSION = SessionView(
-    id="s", started_at="", seconds=1.0, server_version="18", executions=2, connections=1, shed=0, lost=0, restarts=0,
-    opaque_connections=0,
+    id="s", started_at="", seconds=1.0, server_version="18", executions=2, connections=1, connections_total=3, shed=0,
+    lost=0, restarts=0, opaque_connections=0,
 )  # fmt: skip
 
 
@@ -71,6 +71,7 @@ class Server:
     """Serves prepared records; its fields are its faults."""
 
     def __init__(self) -> None:
+        self.session = SESSION
         self.history: list[ExecutionView] = []
         self.findings: list[FindingView] = []
         self.statements: list[StatementView] = []
@@ -130,7 +131,7 @@ class Server:
         async def stream() -> AsyncIterator[bytes]:
             if self.history:
                 yield b"id: s.1.1\nevent: executions\ndata: " + msgspec.json.encode(self.history) + b"\n\n"
-            yield b"event: session\ndata: " + msgspec.json.encode(SESSION) + b"\n\n"
+            yield b"event: session\ndata: " + msgspec.json.encode(self.session) + b"\n\n"
             while chunk := await self.queue.get():
                 yield chunk
 

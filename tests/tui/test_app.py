@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pgtattle.proxy.schema import Cost
 from pgtattle.tui import keymap
 from pgtattle.tui.app import Dashboard
 from pgtattle.tui.client import Client
@@ -20,8 +21,10 @@ from tests.waiting import PATIENCE, eventually
 
 
 @asynccontextmanager
-async def dashboard(server: Server, size: tuple[int, int] = (120, 36)) -> AsyncIterator[tuple[Dashboard, Any]]:
-    app = Dashboard(Client(server.url))
+async def dashboard(
+    server: Server, size: tuple[int, int] = (120, 36), *, owns_session: bool = False
+) -> AsyncIterator[tuple[Dashboard, Any]]:
+    app = Dashboard(Client(server.url), owns_session=owns_session)
     async with app.run_test(size=size, notifications=True) as pilot:
         await settled(app, lambda: "● connected" in screen(app) or bool(app._model.trouble))
         await settled(app, lambda: app.focused is not None)
@@ -179,6 +182,29 @@ def test_findings_come_gravest_first_with_what_to_do() -> None:
                 app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
                 await pilot.press("c", "y")
                 assert copied == ["SELECT $1", "SELECT 1 = ANY($1)"]
+
+    run(test)
+
+
+def test_a_finding_that_is_gone_is_last_with_what_changed() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.findings = [finding("a", "the graver", "critical"), finding("b", "the lesser", "low")]
+            async with dashboard(server, (80, 30)) as (app, pilot):
+                await pressed(app, pilot, "3", lambda: "● open" in screen(app))
+                assert screen(app).index("the graver") < screen(app).index("the lesser")
+                assert "1 critical" in screen(app)
+                before, after = Cost(queries=26, ms=92.0), Cost(queries=2, ms=4.0)
+                server.send(
+                    "finding", msgspec.structs.replace(server.findings[0], state="gone", before=before, after=after)
+                )
+                await settled(app, lambda: "○ gone" in screen(app))
+                assert screen(app).index("the graver") > screen(app).index("the lesser")
+                assert "1 critical" not in screen(app)
+                await pressed(app, pilot, "G", lambda: app._findings.rows.current is app._model.findings[-1])
+                await pressed(
+                    app, pilot, "enter", lambda: "○ gone, /books: 26 → 2 queries, 92.0 → 4.0 ms" in screen(app)
+                )
 
     run(test)
 
@@ -378,3 +404,50 @@ def test_hostile_text_reaches_no_terminal() -> None:
 
 
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2066-\u2069\ud800-\udfff]")
+
+
+PATIENCE_SECONDS = 50.0
+
+
+@pytest.mark.parametrize(("key", "stay"), [("q", "n"), ("ctrl+c", "escape")])
+def test_leaving_a_session_of_its_own_is_asked_while_clients_are_connected(key: str, stay: str) -> None:
+    async def test() -> None:
+        async with serving() as server, dashboard(server, owns_session=True) as (app, pilot):
+            await settled(app, lambda: "1 connections" in screen(app), PATIENCE_SECONDS)
+            await pilot.press(key)
+            await settled(app, lambda: "1 client is connected through pgtattle" in screen(app), PATIENCE_SECONDS)
+            await pilot.press(stay)
+            await settled(app, lambda: "Leave?" not in screen(app), PATIENCE_SECONDS)
+            assert app.is_running
+            await pilot.press(key)
+            await settled(app, lambda: "Leave?" in screen(app), PATIENCE_SECONDS)
+            await pilot.press("y")
+            await settled(app, lambda: not app.is_running, PATIENCE_SECONDS)
+            assert app.return_value == 0
+
+    run(test)
+
+
+def test_a_second_ctrl_c_leaves() -> None:
+    async def test() -> None:
+        async with serving() as server, dashboard(server, owns_session=True) as (app, pilot):
+            await settled(app, lambda: "1 connections" in screen(app), PATIENCE_SECONDS)
+            await pilot.press("ctrl+c")
+            await settled(app, lambda: "Leave?" in screen(app), PATIENCE_SECONDS)
+            await pilot.press("ctrl+c")
+            await settled(app, lambda: not app.is_running, PATIENCE_SECONDS)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("clients", "owns_session"), [(1, False), (0, True)])
+def test_leaving_is_not_asked_without_clients_nor_of_who_only_attached(clients: int, owns_session: bool) -> None:
+    async def test() -> None:
+        async with serving() as server:
+            server.session = msgspec.structs.replace(SESSION, connections=clients)
+            async with dashboard(server, owns_session=owns_session) as (app, pilot):
+                await settled(app, lambda: f"{clients} connections" in screen(app), PATIENCE_SECONDS)
+                await pilot.press("q")
+                await settled(app, lambda: not app.is_running, PATIENCE_SECONDS)
+
+    run(test)

@@ -53,7 +53,7 @@ def _counts(model: Model) -> list[Part]:
 
 
 def _findings(model: Model) -> list[Part]:
-    counts = Counter(one.severity for one in model.findings)
+    counts = Counter(one.severity for one in model.findings if one.stands)
     parts: list[Part] = [
         (f" {counts[severity]:,} {severity} ", SEVERITY_STYLES[severity])
         for severity in reversed(SEVERITIES)

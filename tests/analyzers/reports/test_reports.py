@@ -81,7 +81,7 @@ def report(*evidence: Evidence, executions: int = 3, **changes: object) -> Repor
         store.add_execution(execution(number, f"SELECT {number} FROM books", ms=number), ("books",))
     for number, each in enumerate(evidence):
         store.add_finding(finding(str(number), each, rule=each.__struct_config__.tag))
-    return store.report(session(**({"executions": executions, "connections": 2} | changes)))
+    return store.report(session(**({"executions": executions, "connections_total": 2} | changes)))
 
 
 @pytest.mark.parametrize(("evidence", "words"), WORDS)
@@ -105,9 +105,9 @@ def test_a_finding_is_told_whole() -> None:
             suggestion=suggestion,
         )
     )
-    lines = text.render(store.report(session(executions=10, connections=1))).splitlines()
+    lines = text.render(store.report(session(executions=10, connections=1, connections_total=2))).splitlines()
     assert lines == [
-        "pgtattle: 10 executions in 12.5 s over 1 connection, PostgreSQL 18.4",
+        "pgtattle: 10 executions in 12.5 s over 2 connections (1 open), PostgreSQL 18.4",
         "",
         "1 finding, the gravest first",
         "",
@@ -121,7 +121,7 @@ def test_a_finding_is_told_whole() -> None:
         "        LIMIT $2",
         "    Evidence: Seq Scan on reviews (200,000 rows) for 12 rows, filtered by reviewer; planner's cost",
         "      4,321, 8 with the index; 30 executions, 18.2 ms each; estimated with a hypothetical index",
-        "    Seen: 10 executions, 5.0 ms in all; for one in request r1 of /authors",
+        "    Seen: 10 executions in 1 unit, 5.0 ms in all; the worst in request r1 of /authors",
         "    Fix (verified: the planner takes it): Create the index.",
         "        CREATE INDEX CONCURRENTLY ON reviews (reviewer);",
     ]
@@ -133,7 +133,7 @@ def test_no_findings_says_what_was_looked_at() -> None:
 
 
 def test_no_traffic_says_what_to_do() -> None:
-    shown = " ".join(text.render(report(executions=0, connections=0)).split())
+    shown = " ".join(text.render(report(executions=0, connections_total=0)).split())
     assert "nothing was looked at" in shown
     assert "Point the application at the proxy" in shown
 
@@ -216,7 +216,7 @@ def test_the_contracts_fields_are_there() -> None:
     assert shown["version"] == 1
     assert set(shown["findings"][0]) == {
         *("id", "rule", "severity", "confidence", "title", "fingerprints", "sql", "count", "total_ms", "unit"),
-        *("evidence", "suggestion", "first_seen", "last_seen"),
+        *("evidence", "suggestion", "first_seen", "last_seen", "units", "state", "before", "after"),
     }
     assert set(shown["statements"][0]) == {
         *("fingerprint", "sql", "kind", "tables", "calls", "rows", "total_ms", "mean_ms", "p50_ms", "p95_ms"),

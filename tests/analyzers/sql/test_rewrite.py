@@ -88,7 +88,7 @@ NOTHING = [
     "SELECT name AS title FROM authors AS wanted WHERE wanted.id = 7 ORDER BY name LIMIT 1",
     'SELECT * FROM "Wanted" WHERE author_id = 7 LIMIT 2',
     "SELECT title INTO found FROM books WHERE author_id = 7",
-    "not SQL at all = 7",
+    "SELECT nothing that is SQL at all = 7",
 ]
 
 

@@ -51,6 +51,14 @@ def test_reading_by_shape_is_reading(texts: list[str]) -> None:
         assert warm.read(text) == Texts().read(text), text
 
 
+@pytest.mark.parametrize("gap", ["\n", " \n ", "\r\n\t", " ", ""])
+def test_strings_that_a_line_end_parts_are_one_literal_however_often(gap: str) -> None:
+    texts = Texts()
+    for number in range(4):
+        (text,) = texts.read(f"SELECT a FROM t WHERE b = 'x{number}'{gap}'y{number}' AND c = '{number}'")
+        assert text == Texts().read(text.sql)[0]
+
+
 @pytest.mark.parametrize(
     "sql",
     [
