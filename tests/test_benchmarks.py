@@ -41,6 +41,14 @@ def results(server: Cluster) -> Results:
     return found
 
 
+def test_a_way_is_measured(server: Cluster) -> None:
+    with direct(server) as around:
+        found = latency.measure([around], 1, 0.1, lambda: None, rows=1_000)
+    assert {one.mode for one in found} == set(relay.MODES)
+    assert all(one.queries > 0 and one.median_us > 0 for one in found)
+
+
+@pytest.mark.slow
 def test_every_way_is_measured(results: Results) -> None:
     assert {(run.target, run.clients) for run in results.runs} == {("direct", 4), ("pgtattle", 4)}
     assert {(one.target, one.mode) for one in results.latencies} == {
@@ -57,6 +65,7 @@ def test_every_way_is_measured(results: Results) -> None:
     assert results.memory[0].target == "pgtattle, opaque"
 
 
+@pytest.mark.slow
 def test_every_execution_is_accounted_for(results: Results) -> None:
     accounts = [run.accounts for run in results.runs if run.target == "pgtattle"]
     assert accounts
@@ -64,6 +73,7 @@ def test_every_execution_is_accounted_for(results: Results) -> None:
     assert not page.failures(results)
 
 
+@pytest.mark.slow
 def test_the_page_judges_what_was_measured(results: Results) -> None:
     text = page.page(results)
     assert "$" not in text
@@ -85,6 +95,7 @@ def test_a_missing_execution_is_told() -> None:
     assert page.failures(found) == ["pgtattle, simple, 4 clients: 11 sent, 8 seen + 1 shed + 1 lost"]
 
 
+@pytest.mark.slow
 def test_the_page_is_drawn_again_from_what_was_kept(results: Results, tmp_path: Path) -> None:
     kept, drawn = tmp_path / "results.json", tmp_path / "page.md"
     kept.write_bytes(msgspec.json.encode(results))

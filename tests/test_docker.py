@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 from pgtattle.proxy.cli import main
 from pgtattle.proxy.demo.cluster import free_port
 from tests.conftest import Database, Serve
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -118,7 +118,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_the_images_own_steps_make_a_program_that_runs(image: Path, serve: Serve, database: Database) -> None:
     programs = image / "opt" / "pgtattle" / "bin"
     said = subprocess.run([programs / "pgtattle", "--help"], capture_output=True, text=True, check=True)
@@ -191,6 +190,7 @@ def test_docker_compose_reads_the_compose_file() -> None:
     assert set(yaml.safe_load(read.stdout)["services"]) == set(COMPOSE["services"])
 
 
+@pytest.mark.slow
 def test_the_compose_files_application_works_through_the_proxy(serve: Serve, database: Database) -> None:
     (script,) = COMPOSE["services"]["bookshop"]["command"]
     environment = {**os.environ, "PGPASSWORD": database.password}
@@ -256,10 +256,11 @@ def prometheus(metrics: str, tmp_path: Path) -> Iterator[str]:
             stderr=log,
         )
     yield f"http://{address}"
-    process.terminate()
-    process.wait(20)
+    process.kill()
+    process.wait()
 
 
+@pytest.mark.slow
 def test_a_real_prometheus_scrapes_a_real_proxy(prometheus: str) -> None:
     def query(expression: str) -> list[dict[str, Any]]:
         try:
@@ -269,10 +270,7 @@ def test_a_real_prometheus_scrapes_a_real_proxy(prometheus: str) -> None:
         result: list[dict[str, Any]] = answer.json()["data"]["result"] if answer.status_code == 200 else []
         return result
 
-    deadline = time.monotonic() + 30
-    while not (up := query('up{job="pgtattle"} == 1')):
-        assert time.monotonic() < deadline, "Prometheus did not scrape the proxy"
-        time.sleep(0.2)
+    up = wait_for(lambda: query('up{job="pgtattle"} == 1'), "a scrape of the proxy")
     assert up[0]["value"][1] == "1"
     (queries,) = query('sum(pgtattle_queries_total{command="SELECT", status="ok"})')
     assert float(queries["value"][1]) >= 20

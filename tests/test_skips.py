@@ -27,28 +27,29 @@ def test_expected():
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], pytest.RunResult]:
-    def run(ci: str) -> pytest.RunResult:
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+    def run(ci: str, *options: str) -> pytest.RunResult:
         monkeypatch.setenv("CI", ci)
-        return pytester.runpytest_subprocess("-p", "tests.skips", "-p", "no:cacheprovider")
+        return pytester.runpytest_subprocess("-p", "tests.skips", "-p", "no:cacheprovider", *options)
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     pytester.makepyfile(TESTS)
     return run
 
 
-def test_skips_fail_in_ci(run: Callable[[str], pytest.RunResult]) -> None:
-    result = run("true")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_skips_fail_in_ci(run: Callable[..., pytest.RunResult], workers: str) -> None:
+    result = run("true", "-n", workers)
     result.assert_outcomes(failed=1, errors=1, skipped=1, xfailed=1)
     result.stdout.fnmatch_lines(["*test_skips_fail_in_ci.py:*: skipped in CI: no such tool (*"])
 
 
-def test_skips_are_skips_elsewhere(run: Callable[[str], pytest.RunResult]) -> None:
+def test_skips_are_skips_elsewhere(run: Callable[..., pytest.RunResult]) -> None:
     run("").assert_outcomes(skipped=3, xfailed=1)
 
 
-def test_a_skipped_module_fails_in_ci(pytester: pytest.Pytester, run: Callable[[str], pytest.RunResult]) -> None:
+def test_a_skipped_module_fails_in_ci(pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
     pytester.makepyfile(test_module="import pytest\npytest.importorskip('no_such_module')\n")
-    result = run("true")
+    result = run("true", "-n", "2")
     assert result.ret != 0
     result.stdout.fnmatch_lines(["*test_module.py:*: skipped in CI: could not import 'no_such_module'*"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.compat.outcomes import ABSENT, Comparison, Explanation, Outcomes, differences, differing, passed
-from tests.compat.server import WAYS, Way, serving
+from tests.compat.server import WAYS, Server, Way, serving
 from tests.compat.suites.suite import Suite
 from tests.compat.workshop import Workshop
 
+Serving = Callable[[Way, int, Path], AbstractContextManager[Server]]
 Say = Callable[[str], None]
 
 
@@ -32,9 +35,14 @@ class Run:
 
 
 def compare(
-    suite: Suite, postgres: int, workshop: Workshop, explanations: Sequence[Explanation], say: Say = lambda text: None
+    suite: Suite,
+    postgres: int,
+    workshop: Workshop,
+    explanations: Sequence[Explanation],
+    say: Say = lambda text: None,
+    serving: Serving = serving,
 ) -> Run:
-    """Run the suite directly and through the proxy; raises Unavailable."""
+    """Run the suite directly and through the proxy, before servers that `serving` starts; raises Unavailable."""
     version = suite.prepare(workshop, postgres)
     accounts: dict[str, int] = {}
 

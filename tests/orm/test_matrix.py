@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,8 @@ SOME = (
     "prisma-transaction pg untagged direct",
 )
 
+SMOKE = "sqlalchemy psycopg2 untagged direct"
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
@@ -34,10 +37,13 @@ def server() -> Iterator[Cluster]:
         yield made
 
 
+def marked(row: Row) -> Any:
+    return pytest.param(row, marks=() if str(row) == SMOKE else pytest.mark.slow)
+
+
 # The first row on Node.js installs its packages.
 @pytest.mark.timeout(900)
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in ROWS if str(row) in SOME], ids=str)
+@pytest.mark.parametrize("row", [marked(row) for row in ROWS if str(row) in SOME], ids=str)
 def test_the_sick_shop_is_found_and_the_cured_one_let_alone(server: Cluster, row: Row) -> None:
     try:
         found = outcome(server, row)

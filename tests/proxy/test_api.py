@@ -6,8 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
@@ -45,6 +44,7 @@ from pgtattle.proxy.settings import Address, Settings, Upstream, Values
 from pgtattle.proxy.store import Limits, Store
 from pgtattle.proxy.streams import MAX_STREAMS
 from tests.proxy.records import STARTED_NS, STARTED_UNIX_NS, execution, finding, parameter, session
+from tests.waiting import PATIENCE, wait_for
 
 TOKEN = "correct horse"
 
@@ -59,7 +59,7 @@ class Server:
         self._thread.start()
         base = "http://localhost" if path else f"http://127.0.0.1:{listening.getsockname()[1]}"
         transport = httpx.HTTPTransport(uds=path) if path else None
-        self.client = httpx.Client(base_url=base, transport=transport, timeout=10)
+        self.client = httpx.Client(base_url=base, transport=transport, timeout=PATIENCE)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.client.get(path, **options)
@@ -67,7 +67,7 @@ class Server:
     def stop(self) -> None:
         self.client.close()
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
 
@@ -193,13 +193,6 @@ def reading(server: Server, query: str = "", **headers: str) -> Iterator[Events]
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
         yield Events(response.iter_lines())
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("over", ["tcp", "unix"])
@@ -677,7 +670,7 @@ def test_streams_are_bounded_and_given_back(world: World) -> None:
         with server.client.stream("GET", "/api/v1/events") as response:
             return response.status_code == 200
 
-    eventually(is_let_in)
+    wait_for(is_let_in)
 
 
 ABSURD = st.one_of(
@@ -695,7 +688,6 @@ def test_no_parameter_is_a_failure_of_the_server(world: World) -> None:
     world.store.add_finding(finding())
     client = world.serve().client
 
-    @settings(max_examples=150, deadline=None)
     @given(
         st.sampled_from((*PATHS, "units/{}", "scopes/{}")),
         st.dictionaries(st.sampled_from(("after", "limit", "history", "filter", "sort", "x")), ABSURD, max_size=3),

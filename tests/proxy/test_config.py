@@ -12,6 +12,7 @@ import pytest
 from pgtattle.proxy import config
 from pgtattle.proxy.errors import UsageError
 from pgtattle.proxy.settings import Address
+from tests.waiting import PATIENCE
 
 UPSTREAM = "postgresql://u@127.0.0.1:1/d"
 
@@ -47,7 +48,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         env={**clean, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from pgtattle.proxy.pipe import PurePipe
+from tests.waiting import PATIENCE
 
 try:
     from pgtattle.proxy._pipe import Pipe as CompiledPipe
@@ -134,7 +135,7 @@ def test_a_peer_that_is_gone_is_told_by_the_transport(twin: Twin) -> None:
         pipe = twin(transport, None)
         pipe(b"nobody there")
         pipe(b"still nobody")
-        await asyncio.wait_for(lost, 5)
+        await asyncio.wait_for(lost, PATIENCE)
 
     uvloop.run(run())
 

@@ -17,6 +17,7 @@ from pgtattle.proxy.settings import Address, Upstream
 from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.tasks import Tasks
 from pgtattle.proxy.wire.startup import TERMINATE, error_response
+from tests.waiting import PATIENCE
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
@@ -43,7 +44,7 @@ class Bench:
 
     async def settled(self) -> str:
         """Why the only connection ended."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not self.ended:
                 await asyncio.sleep(0.01)
         return self.ended[0]
@@ -87,7 +88,7 @@ async def relayed(script: Script | None) -> AsyncIterator[Bench]:
 
 def run(test: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await test
 
     uvloop.run(bounded())
@@ -242,7 +243,7 @@ def test_a_client_that_vanishes_ends_the_server_side_at_once() -> None:
             writer.write(STARTUP)
             await reader.readexactly(len(LOGIN))
             writer.transport.abort()
-            await asyncio.wait_for(gone.wait(), 2)
+            await asyncio.wait_for(gone.wait(), PATIENCE)
             assert await bench.settled() == "client"
 
     run(test())

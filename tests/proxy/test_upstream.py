@@ -18,13 +18,14 @@ from pgtattle.proxy.errors import UpstreamUnreachable
 from pgtattle.proxy.settings import Address, Upstream
 from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.upstream import Endpoint
+from tests.waiting import PATIENCE
 
 PACKET = struct.pack("!iIII", 16, 80877102, 7, 9)
 
 
 def run(test: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await test
 
     uvloop.run(bounded())
