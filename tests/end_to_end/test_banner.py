@@ -62,18 +62,18 @@ def pasted(said: str) -> str:
     return said.partition("DATABASE_URL=")[2].split()[0]
 
 
-def test_the_pasted_url_works_and_what_is_known_is_said(database15: Database, tmp_path: Path) -> None:
-    with psycopg.connect(database15.dsn, autocommit=True) as connection:
+def test_the_pasted_url_works_and_what_is_known_is_said(debian_database: Database, tmp_path: Path) -> None:
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION hypopg")
-    with serve(tmp_path, database15.dsn_without_password, PGPASSWORD=database15.password) as started:
+    with serve(tmp_path, debian_database.dsn_without_password, PGPASSWORD=debian_database.password) as started:
         said = started.until("HypoPG")
         assert "✓ upstream  PostgreSQL 15." in said
         assert "✓ EXPLAIN" in said
         assert "✓ HypoPG    installed" in said
         assert "(and PGPASSWORD)" in said
-        assert database15.password not in said
+        assert debian_database.password not in said
         assert "\x1b" not in said
-        with psycopg.connect(pasted(said), password=database15.password) as connection:
+        with psycopg.connect(pasted(said), password=debian_database.password) as connection:
             assert connection.execute("SELECT 42").fetchone() == (42,)
 
 

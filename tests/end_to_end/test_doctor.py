@@ -76,25 +76,27 @@ def test_a_newcomers_first_command_says_what_to_do() -> None:
     assert "pgtattle watch" in done.stdout.splitlines()[-1]
 
 
-def test_all_is_well_with_hypopg(database15: Database) -> None:
-    with psycopg.connect(database15.dsn, autocommit=True) as connection:
+def test_all_is_well_with_hypopg(debian_database: Database) -> None:
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION hypopg")
-    done = doctor(upstream=database15.dsn_without_password, PGPASSWORD=database15.password)
+    done = doctor(upstream=debian_database.dsn_without_password, PGPASSWORD=debian_database.password)
     found = lines(done)
     assert done.returncode == 0, done.stdout
-    assert f"at {database15.host}:{database15.port}" in found["upstream"]
+    assert f"at {debian_database.host}:{debian_database.port}" in found["upstream"]
     assert found["upstream"].startswith("✓ PostgreSQL 15.")
     assert found["EXPLAIN"].startswith("✓")
     assert found["HypoPG"].startswith("✓ installed")
     assert done.stdout.splitlines()[-1].startswith("next: pgtattle watch --upstream")
     as_json = json.loads(
-        doctor("--format", "json", upstream=database15.dsn_without_password, PGPASSWORD=database15.password).stdout
+        doctor(
+            "--format", "json", upstream=debian_database.dsn_without_password, PGPASSWORD=debian_database.password
+        ).stdout
     )
     assert {one["name"]: one["state"] for one in as_json["checks"]} == dict.fromkeys(found, "ok")
 
 
-def test_hypopg_that_could_be_installed_is_named_with_its_command(database15: Database) -> None:
-    found = lines(doctor(DATABASE_URL=database15.dsn))
+def test_hypopg_that_could_be_installed_is_named_with_its_command(debian_database: Database) -> None:
+    found = lines(doctor(DATABASE_URL=debian_database.dsn))
     assert found["HypoPG"].startswith("! available, but not installed")
     assert found["HypoPG"].endswith("fix: CREATE EXTENSION hypopg;")
 

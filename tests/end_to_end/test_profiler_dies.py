@@ -33,7 +33,7 @@ import pgtattle.proxy.pipeline as pipeline
 class Broken:
     def __init__(self, *arguments): self._whole = whole(*arguments)
     def __getattr__(self, name): return getattr(self._whole, name)
-    def records(self, data): raise ArithmeticError("cannot count these")
+    def take(self, *batch): raise ArithmeticError("cannot count these")
 whole, pipeline.Pipeline = pipeline.Pipeline, Broken
 """
 CRASHES = {

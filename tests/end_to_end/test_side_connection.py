@@ -117,15 +117,17 @@ def run(database: Database, folder: Path, *command: str, **more: str) -> Report:
 
 @pytest.mark.parametrize("turns", ["1", pytest.param("5", marks=pytest.mark.slow)])
 def test_a_suite_like_that_of_rails_makes_and_drops_its_databases(
-    database15: Database, tmp_path: Path, turns: str
+    debian_database: Database, tmp_path: Path, turns: str
 ) -> None:
     (tmp_path / "suite.py").write_text(RAILS)
-    report = run(database15, tmp_path, sys.executable, "suite.py", TURNS=turns)
+    report = run(debian_database, tmp_path, sys.executable, "suite.py", TURNS=turns)
     assert report.session.explain.state == "ok"
 
 
 @pytest.mark.parametrize("turns", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_djangos_test_runner_makes_and_drops_its_database(database15: Database, tmp_path: Path, turns: int) -> None:
+def test_djangos_test_runner_makes_and_drops_its_database(
+    debian_database: Database, tmp_path: Path, turns: int
+) -> None:
     (tmp_path / "shop" / "migrations").mkdir(parents=True)
     for name, text in (
         *(("settings.py", SETTINGS), ("shop/__init__.py", ""), ("shop/migrations/__init__.py", "")),
@@ -145,7 +147,7 @@ def test_djangos_test_runner_makes_and_drops_its_database(database15: Database, 
         capture_output=True,
     )
     for _ in range(turns):
-        report = run(database15, tmp_path, *django, "test", "--noinput", **environment)
+        report = run(debian_database, tmp_path, *django, "test", "--noinput", **environment)
         assert report.session.explain.state == "ok"
 
 
@@ -204,7 +206,7 @@ def test_run_says_that_no_password_is_known_and_fails_where_explain_is_required(
     for more, code in ((), 0), (("--require-explain",), 4):
         done = subprocess.run(
             [
-                *(*PGTATTLE, "run", "--upstream", database.dsn_without_password, *more),
+                *(*PGTATTLE, "run", "--upstream", database.dsn_without_password, "--allow-empty", *more),
                 *("--report", "text=-", "--report", "json=report.json", "--", "true"),
             ],
             cwd=tmp_path,
@@ -221,7 +223,10 @@ def test_run_says_that_no_password_is_known_and_fails_where_explain_is_required(
 
 def test_require_explain_is_content_with_a_side_connection(database: Database) -> None:
     done = subprocess.run(
-        [*PGTATTLE, "run", "--upstream", database.dsn_without_password, "--require-explain", "--", "true"],
+        [
+            *(*PGTATTLE, "run", "--upstream", database.dsn_without_password),
+            *("--require-explain", "--allow-empty", "--", "true"),
+        ],
         env={**os.environ, "PGPASSWORD": database.password},
         capture_output=True,
         text=True,

@@ -37,10 +37,10 @@ def until(served: Served, client: psycopg.Connection, condition: Callable[[Findi
     raise AssertionError(found)
 
 
-def test_a_finding_follows_the_server(serve: Serve, database15: Database) -> None:
-    with psycopg.connect(database15.dsn, autocommit=True) as direct:
+def test_a_finding_follows_the_server(serve: Serve, debian_database: Database) -> None:
+    with psycopg.connect(debian_database.dsn, autocommit=True) as direct:
         direct.execute(PEOPLE)
-        served = serve(database15)
+        served = serve(debian_database)
         with psycopg.connect(served.database.dsn, autocommit=True) as client:
             found = until(served, client, lambda one: one is not None)
             assert (found.state, found.confidence) == ("open", "likely")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import psycopg
 import pytest
 
-from pgtattle.proxy.schema import FindingView, InjectionEvidence, LoopEvidence
+from pgtattle.proxy.schema import InjectionEvidence
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.test_pooler import bouncer
 from tests.waiting import wait_for
@@ -69,29 +67,6 @@ def test_a_pooler_shows_itself_by_the_names_that_it_puts_back(serve: Serve, shop
             client.close()
     assert [unit for unit in after if unit["kind"] == "burst"] == []
     assert [one.rule for one in served.report().findings if one.rule == "n-plus-one"] == []
-
-
-def test_turns_side_by_side_on_a_pool_are_joined_by_the_rows_that_drove_them(serve: Serve, shop: Database) -> None:
-    """No id, and no connection has enough of them to be a loop."""
-
-    async def request(served: Served) -> None:
-        async with asyncpg.create_pool(served.database.dsn, min_size=4, max_size=4) as pool:
-            books = await pool.fetch("SELECT id, author_id FROM books ORDER BY md5(title) LIMIT 12")
-            names = [pool.fetchval("SELECT name FROM authors WHERE id = $1", book["author_id"]) for book in books]
-            assert all(await asyncio.gather(*names))
-
-    def told() -> list[FindingView]:
-        served = serve(shop)
-        asyncio.run(request(served))
-        return served.report().findings
-
-    # On a busy machine the turns may come too late to be believed.
-    (found,) = next(filter(None, (told() for _ in range(10))))
-    assert isinstance(found.evidence, LoopEvidence)
-    assert (found.severity, found.confidence, found.count) == ("low", "likely", 12)
-    assert (found.evidence.parent, found.evidence.parent_column, found.evidence.column) == ("books", "author_id", "id")
-    assert found.evidence.signal.startswith("values on ")
-    assert "side by side on " in found.suggestion.text
 
 
 def test_a_scope_gathers_what_a_process_does(serve: Serve, shop: Database) -> None:
