@@ -27,7 +27,7 @@ QUEUE_LIMIT: Final = 16 * 1024 * 1024
 FLUSH_SECONDS: Final = 0.02
 HEARTBEAT_SECONDS: Final = 0.1
 QUIET_NS: Final = 90_000_000_000
-"""After so long without a record nothing waits for time to pass (`tracks.MAX_SILENCE_NS`), and the heartbeat stops."""
+"""After so long without a record nothing waits for time to pass (`tracks.NAMED_NS`), and the heartbeat stops."""
 LAST_OPAQUE: Final = 100
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024

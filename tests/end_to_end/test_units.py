@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,27 @@ def _details(served: Served) -> list[str]:
         items = served.get(f"/api/v1/{noun}?limit=1000").json()["items"]
         found += [f"{noun}/{item[key]}" for item in items]
     return found
+
+
+def test_a_profiler_that_was_stopped_says_what_a_prompt_one_says(serve: Serve, shop: Database) -> None:
+    """In the middle of a transaction, of a request by its id, and of a burst: none of them is split."""
+    served = serve(shop)
+    profiler = int(served.addresses["profiler_pid"])
+    books = "SELECT id, author_id FROM books ORDER BY md5(title) LIMIT 12"
+    for tag, autocommit in (("", False), (" /*request_id='r1'*/", True), ("", True)):
+        with psycopg.connect(served.database.dsn, autocommit=autocommit, prepare_threshold=None) as one:
+            for number, (_, author) in enumerate(one.execute(books + tag).fetchall()):  # type: ignore[arg-type]
+                if number == 4:
+                    os.kill(profiler, signal.SIGSTOP)
+                one.execute("SELECT name FROM authors WHERE id = %s" + tag, [author]).fetchall()  # type: ignore[arg-type]
+            # Longer than any silence that ends a unit.
+            threading.Event().wait(1.5)
+            os.kill(profiler, signal.SIGCONT)
+    found = [unit for unit in units(served) if unit["executions"] > 2]
+    assert sorted((unit["kind"], unit["executions"]) for unit in found) == [
+        ("connection", 13),
+        ("connection", 15),
+        ("request", 13),
+    ]
+    (loop,) = (one for one in served.report().findings if one.rule == "n-plus-one")
+    assert (loop.severity, loop.confidence, loop.count) == ("high", "proven", 36)
