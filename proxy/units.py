@@ -22,8 +22,9 @@ is given back or closed, or not used for a minute; a scope when it is closed; a 
 and what is over but may go on elsewhere, ends by silence. What is silent but not over is shown as it stands, and judged
 again when it is complete.
 
-Statements without an id (BEGIN, COMMIT, the first ones) go with the id of their transaction or, in autocommit, with the
-neighbour on their connection when it is nearer than the gap. Two connections are joined by the same id only.
+Statements without an id go with the id of their transaction; in autocommit only those of the session (SET, DISCARD)
+go with the neighbour on their connection, when it is nearer than the gap: a query without an id may be anybody's. Two
+connections are joined by the same id only.
 
 A comment is part of a prepared statement's text, so its ids are those of the request that prepared it. Drivers that key
 their cache by the text send an id in its own request only; those that key by an object repeat an old id forever. The
@@ -215,7 +216,7 @@ class Units:
             same = mark.lasts and (
                 before.transaction == execution.transaction
                 if execution.transaction
-                else before.kind == "burst" and near and not mark.setting
+                else before.kind == "burst" and near and not mark.setting and not any(map(_is_work, before.executions))
             )
             if not same:
                 complete.append(self._complete(before))
@@ -241,7 +242,7 @@ class Units:
         around: Open | None = None
         if unit is not None and not unit.done:
             if unit.mark is not None:
-                if near and not execution.transaction and not unit.mark.setting and not self._is_old(track, execution):
+                if near and not execution.transaction and not unit.mark.setting and not _is_work(execution):
                     return unit
             elif execution.transaction and unit.transaction == execution.transaction:
                 return unit
@@ -360,6 +361,11 @@ class Units:
 
 def _be_checkout(unit: Open) -> None:
     unit.kind, unit.signal = "connection", "a connection taken from the pool and given back"
+
+
+def _is_work(execution: Execution) -> bool:
+    """True for a statement that a request runs, as against those of its session and its transactions."""
+    return execution.text.statement.kind not in ("empty", "session", "transaction")
 
 
 def _ended_by_rollback(execution: Execution) -> bool:
