@@ -95,6 +95,11 @@ class _Settled(NamedTuple):
         merged = _with_units(replace(merged, total_ms=milliseconds(sum_ns)))
         return _Settled(merged, sum_ns, max(weight, self.weight))
 
+    def previewed(self, view: FindingView, total_ns: int) -> _Settled:
+        """With one more of a unit that is not complete: what was gone is there again."""
+        one = self.occurred(view, total_ns)
+        return one._replace(view=replace(one.view, state="open", after=None)) if one.view.state == "gone" else one
+
 
 class Ledger:
     """All findings by id. `reached` counts them by rule and severity, once for each severity that they reached.
@@ -152,7 +157,7 @@ class Ledger:
             others = [one for preview in self._previews.values() for one in preview if one[0].id == identity]
             standing = entry.settled[0] if entry.settled else None
             for view, total_ns in others:
-                standing = _first_of(view, total_ns) if standing is None else standing.occurred(view, total_ns)
+                standing = _first_of(view, total_ns) if standing is None else standing.previewed(view, total_ns)
             if not others:
                 entry.settled = None
             if standing is None:
@@ -176,7 +181,7 @@ class Ledger:
             standing = _Settled(entry.view, entry.total_ns, entry.weight)
             if entry.settled is None:
                 entry.settled = [standing]
-            entry.show(standing.occurred(view, total_ns))
+            entry.show(standing.previewed(view, total_ns))
         if preview is not None:
             preview.append((view, total_ns))
         return entry

@@ -275,6 +275,22 @@ def test_a_loop_that_is_seen_again_is_open_and_counts_go_on() -> None:
     assert (found.state, found.count, found.units, found.after) == ("open", 125, 5, None)
 
 
+def test_a_loop_that_is_seen_again_is_open_before_its_request_is_over() -> None:
+    traffic, connection = started()
+    for _ in range(3):
+        batch(traffic, connection)
+    assert traffic.finding("n-plus-one").state == "gone"
+    tag = f"/*request_id='r{traffic.now}',route='/bestsellers'*/"
+    traffic.query(connection, f"{tag} SELECT id FROM books ORDER BY sold", rows=25)
+    for book in range(25):
+        traffic.query(connection, f"{tag} SELECT * FROM authors WHERE id = {book}")
+    traffic.pause(1_000)
+    found = traffic.finding("n-plus-one")
+    assert (found.state, found.count, found.after) == ("open", 125, None)
+    traffic.pause(OVER)
+    assert (traffic.finding("n-plus-one").state, traffic.finding("n-plus-one").count) == ("open", 125)
+
+
 def test_a_loop_of_half_the_turns_is_improved() -> None:
     traffic, connection = started()
     for _ in range(3):
