@@ -19,7 +19,7 @@ from pgtattle.proxy import announce, log
 from pgtattle.proxy.environment import child_environment, is_url
 from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
 from pgtattle.proxy.files import can_write, write_whole
-from pgtattle.proxy.gate import Baseline, FailOn, judge, marked, read_baseline, write_baseline
+from pgtattle.proxy.gate import Baseline, FailOn, baseline_to_update, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
 from pgtattle.proxy.server import Proxy
 from pgtattle.proxy.settings import Address, Settings
@@ -85,7 +85,9 @@ async def run(
     """Profile a command: its PostgreSQL is the proxy. Raises UpstreamUnreachable before it starts anything."""
     check_outputs(outputs)
     check_variables(set_env)
-    baseline = read_baseline(Path(gate.baseline)) if gate.baseline and not gate.update else {}
+    baseline: Baseline = {}
+    if gate.baseline:
+        baseline = (baseline_to_update if gate.update else read_baseline)(Path(gate.baseline))
     log.configure(settings.log_format, settings.log_file, "warning")
     async with _proxy(settings) as proxy:
         await proxy.probe()
@@ -247,7 +249,7 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
     if gate.update and gate.baseline and failed:
         say(f"pgtattle: {gate.baseline} is not updated: the command failed")
     elif gate.update and gate.baseline:
-        write_baseline(Path(gate.baseline), report.findings)
+        write_baseline(Path(gate.baseline), report.findings, baseline)
         baseline = read_baseline(Path(gate.baseline))
         say(f"pgtattle: findings that {gate.baseline} excuses now: {len(baseline)}")
     verdict = judge(report.findings, gate.fail_on, baseline, gate_time=gate.gate_time)

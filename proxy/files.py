@@ -17,7 +17,7 @@ from pathlib import Path
 def can_write(path: str | Path) -> bool:
     """True where `write_whole` may succeed: into a folder for a file, into the thing itself for what is none."""
     if _is_special(path):
-        return os.access(path, os.W_OK)
+        return not os.path.isdir(path) and os.access(path, os.W_OK)
     folder = os.path.dirname(os.path.realpath(path))
     return os.path.isdir(folder) and os.access(folder, os.W_OK)
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.files import write_whole
+from pgtattle.proxy.files import can_write, write_whole
 from pgtattle.proxy.schema import (
     SEVERITIES,
     ChattyEvidence,
@@ -37,10 +37,11 @@ GROWN: Final = 2
 
 
 class Known(Struct, frozen=True):
-    """A finding of a baseline; without a count any is excused."""
+    """A finding of a baseline; without a count any is excused. `reason` is what a person wrote."""
 
     title: str = ""
     count: int | None = None
+    reason: str = ""
 
 
 Baseline = Mapping[str, Known]
@@ -117,16 +118,37 @@ def read_baseline(path: Path) -> dict[str, Known]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         version = content.get("version", 1)
-        found = {block["id"]: Known(block.get("title", ""), _count(block)) for block in content.get("finding", [])}
+        if unknown := content.keys() - {"version", "finding"}:
+            raise TypeError(f"unknown key {min(unknown)}")
+        found = {_string_of(block, "id"): _known(block) for block in content.get("finding", [])}
     except FileNotFoundError:
         raise UsageError(f"--baseline {path}: there is no such file; --update-baseline writes it") from None
     except OSError as error:
         raise UsageError(f"--baseline {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"--baseline {path} is no baseline ({error}); --update-baseline writes one") from error
+        cure = "correct it, or remove it and write a new one with --update-baseline"
+        raise UsageError(f"--baseline {path} is no baseline ({error}): {cure}") from error
     if version not in (1, VERSION):
         raise UsageError(f"--baseline {path} has version {version}; this pgtattle reads versions up to {VERSION}")
     return found
+
+
+def baseline_to_update(path: Path) -> dict[str, Known]:
+    """What a baseline that is to be written anew holds now. Raises UsageError for one that cannot be."""
+    if not can_write(path):
+        raise UsageError(f"--baseline {path}: this cannot be written to; name another file")
+    return read_baseline(path) if path.exists() else {}
+
+
+def _known(block: dict[str, Any]) -> Known:
+    return Known(_string_of(block, "title", ""), _count(block), _string_of(block, "reason", ""))
+
+
+def _string_of(block: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = block[key] if default is None else block.get(key, default)
+    if not isinstance(value, str):
+        raise TypeError(f"{key} = {value!r} is not a string")
+    return value
 
 
 def _count(block: dict[str, Any]) -> int | None:
@@ -136,12 +158,8 @@ def _count(block: dict[str, Any]) -> int | None:
     return count
 
 
-def write_baseline(path: Path, findings: Sequence[FindingView]) -> None:
-    """Write all findings as excused, sorted by rule and id; reasons that people wrote are kept."""
-    reasons: dict[str, str] = {}
-    if path.exists():
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        reasons = {block["id"]: block.get("reason", "") for block in content.get("finding", []) if "id" in block}
+def write_baseline(path: Path, findings: Sequence[FindingView], known: Baseline) -> None:
+    """Write all findings as excused, sorted by rule and id; reasons that people wrote (in `known`) are kept."""
     blocks = [
         "# Findings that pgtattle excuses. Write a reason to each; remove a block to be told again. `count` is of one\n"
         f"# unit of work: more than {GROWN} times as many is a new finding.\nversion = {VERSION}\n"
@@ -155,7 +173,7 @@ def write_baseline(path: Path, findings: Sequence[FindingView]) -> None:
             "title": _string(finding.title),
             "sql": _string(finding.sql),
             **({} if count is None else {"count": str(count)}),
-            "reason": _string(reasons.get(finding.id, "")),
+            "reason": _string(known[finding.id].reason if finding.id in known else ""),
         }
         blocks.append("[[finding]]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
     try:

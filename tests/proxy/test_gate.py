@@ -10,7 +10,7 @@ import pytest
 from pgtattle.proxy.dsn import upstream
 from pgtattle.proxy.environment import child_environment, rewrite_url
 from pgtattle.proxy.errors import UsageError
-from pgtattle.proxy.gate import FailOn, Known, judge, marked, read_baseline, write_baseline
+from pgtattle.proxy.gate import FailOn, Known, baseline_to_update, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import (
     ChattyEvidence,
     Evidence,
@@ -87,21 +87,29 @@ def test_what_is_about_time_alone_fails_only_when_asked() -> None:
 def test_a_baseline_comes_back_and_keeps_reasons(tmp_path: Path) -> None:
     path = tmp_path / "baseline.toml"
     hostile = 'quotes " \\ \x00 \x1b[2J \x7f \ud800 ünï\nline'
-    write_baseline(path, [finding("b", title=hostile), finding("a")])
+    write_baseline(path, [finding("b", title=hostile), finding("a")], {})
     assert {id: known.count for id, known in read_baseline(path).items()} == {"a": 25, "b": 25}
     path.write_text(path.read_text().replace('reason = ""', 'reason = "we know"', 1))
-    write_baseline(path, [finding("a"), finding("c")])
+    write_baseline(path, [finding("a"), finding("c")], baseline_to_update(path))
     assert path.read_text().count("we know") == 1
     assert list(read_baseline(path)) == ["a", "c"]
 
 
 @pytest.mark.parametrize("content", ["[", "finding = 3", "[[finding]]\nrule = 'x'",
-                                     "[[finding]]\nid = 'x'\ncount = 'many'"])  # fmt: skip
+                                     "[[finding]]\nid = 'x'\ncount = 'many'",
+                                     "findings = 5", "[[finding]]\nid = 3", "\udcff"])  # fmt: skip
 def test_a_file_that_is_no_baseline(tmp_path: Path, content: str) -> None:
     path = tmp_path / "baseline.toml"
-    path.write_text(content)
-    with pytest.raises(UsageError, match="no baseline"):
-        read_baseline(path)
+    path.write_text(content, errors="surrogateescape")
+    for read in (read_baseline, baseline_to_update):
+        with pytest.raises(UsageError, match="no baseline"):
+            read(path)
+
+
+def test_a_baseline_that_cannot_be_updated_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    assert baseline_to_update(tmp_path / "new.toml") == {}
+    with pytest.raises(UsageError, match="cannot be written to"):
+        baseline_to_update(tmp_path)
 
 
 def test_the_first_version_of_a_baseline_excuses_any_count_and_a_later_one_is_refused(
