@@ -122,7 +122,7 @@ class Profiler:
         """The session as it stands."""
         counters = self._counters
         explain = self._explain()
-        notes = [counters.failure] if counters.failure else []
+        notes = [f"started again; up to then {counters.failure}"] if counters.failure else []
         if explain.reason:
             notes.append(f"EXPLAIN is not available: {explain.reason}" + (f"; {explain.cure}" if explain.cure else ""))
         if self._pipeline.unchallenged:
@@ -258,11 +258,14 @@ class Profiler:
                 await self.ready()
             if self._explain().state not in ("ok", "no_rights", "off"):
                 await self._planner.check()
-            self._tell_checks()
             self._tried.set()
+            self._tell_checks()
             await asyncio.sleep(next(soon, AGAIN_SECONDS) if self._readiness[1] else AGAIN_SECONDS)
 
     def _tell_checks(self) -> None:
+        if not self._tried.is_set():
+            # A question may be answered before anybody looked for the version and for HypoPG.
+            return
         self._metrics.explain(self._explain().state == "ok")
         found = self._checks()
         if found != self._sent:

@@ -11,6 +11,7 @@ Source: WHATWG HTML, section 9.2 "Server-sent events".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -144,7 +145,9 @@ class _Response(StreamingResponse):
             await refusal(scope, receive, send)
             return
         try:
-            await super().__call__(scope, receive, send)
+            # At the end of the process streams are cut off: that is no error to be logged.
+            with contextlib.suppress(asyncio.CancelledError):
+                await super().__call__(scope, receive, send)
         finally:
             self._streams.leave()
 

@@ -58,6 +58,8 @@ SETTLE_LIMIT_SECONDS: Final = 5.0
 BACKOFF_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
 """A profiler that lived so long could start."""
+HANG_SECONDS: Final = 10.0
+"""Without an acknowledgement, though there is something to acknowledge."""
 DEATHS: Final = 3
 """So many in a row of profilers that did not live so long are a failure, not a mishap."""
 
@@ -104,6 +106,7 @@ class Supervisor:
         self._output: ChildOutput | None = None
         self._ended = self._last_words = self._hung = ""
         self._link: _Link | None = None
+        self._hangs_now = False
         self._stopping = False
         self._deaths = 0
         self._started_at = 0.0
@@ -130,6 +133,8 @@ class Supervisor:
     @property
     def why_no_report(self) -> str:
         """Why `finish` gave none, in words."""
+        if self._hangs_now:
+            return f"the profiler has not answered for {HANG_SECONDS:g} s: traffic goes on, nothing is analyzed"
         ended = f"the profiler ended ({self._ended}) before the report was there" if self._ended else ""
         return self.failure or ended or "the analysis did not end in time"
 
@@ -266,6 +271,7 @@ class Supervisor:
     def _serves(self) -> None:
         for standin in self._standins:
             standin.close()
+        self._hangs_now = False
         self._ready.set()
         self._set_timer(STABLE_SECONDS, self._lives)
 
@@ -282,6 +288,7 @@ class Supervisor:
         self._link = None
         self._tap.disconnect()
         self._ready.clear()
+        self._hangs_now = False
         if self._timer is not None:
             self._timer.cancel()
         if self._finished is not None and not self._finished.done():
@@ -331,6 +338,8 @@ class Supervisor:
         """Why no profiler answers now."""
         if self.public_failure:
             return self.failure if private else self.public_failure
+        if self._hangs_now:
+            return f"the profiler has not answered for {HANG_SECONDS:g} s: traffic goes on, nothing is analyzed"
         ended = f"the profiler ended ({self._ended}), " if self._ended else ""
         return f"{ended}a profiler is starting: traffic goes on, try again in a moment"
 
@@ -357,9 +366,30 @@ class Supervisor:
     async def _tell_counters(self) -> None:
         while True:
             await asyncio.sleep(COUNTERS_SECONDS)
-            if self._link is not None and self._ready.is_set() and not self._tap.full:
+            if self._link is None or not self._ready.is_set():
+                continue
+            if not self._tap.full:
                 self._tap.settle()
                 self._link.send(Counters(self._counters()))
+            self._look_for_hang()
+
+    def _look_for_hang(self) -> None:
+        """Answer in the place of a profiler that does not go on: whoever asks whether the relay lives must hear it."""
+        if self._tap.unanswered_seconds == 0:
+            self._tap.flush()
+        hangs = self._tap.unanswered_seconds > HANG_SECONDS
+        if hangs == self._hangs_now:
+            return
+        self._hangs_now = hangs
+        for standin in self._standins:
+            if hangs:
+                standin.open()
+            else:
+                standin.close()
+        if hangs:
+            self._log.warning("the profiler does not answer: traffic goes on", seconds=HANG_SECONDS)
+        else:
+            self._log.info("the profiler answers again")
 
 
 def _ending(code: int) -> str:

@@ -61,6 +61,7 @@ class Tap:
         self._limit = limit
         self._transport: asyncio.WriteTransport | None = None
         self._sequence = self._acknowledged = 0
+        self._progress_ns = 0
         self._of_closed = self._written_off = 0
         self._timer: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -77,6 +78,13 @@ class Tap:
         """Executions that were packed and not yet acknowledged."""
         credited = self._of_closed + sum(line.credited for line in self.lines.values())
         return credited - self._written_off - self.executions
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """For how long the profiler has acknowledged nothing of what it has to; 0 while there is nothing."""
+        if self._sequence == self._acknowledged:
+            return 0.0
+        return (time.monotonic_ns() - self._progress_ns) / 1e9
 
     def connect(self, transport: asyncio.WriteTransport) -> None:
         """A profiler is there: it learns of the connections that live already."""
@@ -105,6 +113,7 @@ class Tap:
     def acknowledge(self, sequence: int, executions: int) -> None:
         """The profiler analyzed the batches up to `sequence` and saw so many executions in them."""
         self._acknowledged = sequence
+        self._progress_ns = time.monotonic_ns()
         self.executions += executions
         if self.full and self._transport is not None and self.queue_bytes < self._limit // 2:
             self.full = False
@@ -152,6 +161,8 @@ class Tap:
             self._recorded_ns = now_ns
             if self._heartbeat is None:
                 self._heartbeat = self._loop.call_later(HEARTBEAT_SECONDS, self._beat)
+        if self._sequence == self._acknowledged:
+            self._progress_ns = now_ns
         self._sequence += 1
         self._transport.write(batch_message(self._sequence, now_ns, self.records))
         self.records.clear()

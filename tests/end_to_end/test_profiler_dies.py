@@ -84,7 +84,9 @@ def test_a_sidecar_says_it_once_and_forwards(
         served = serve(database, "--log-format", "json", "--metrics", "127.0.0.1:0", stderr=stderr)
 
     def said() -> list[str]:
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        # The last line may not be whole yet.
+        whole = log.read_text().rpartition("\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [one["message"] for one in lines if one["level"] == "error"]
 
     def asked_and_said() -> bool:
@@ -110,6 +112,26 @@ def test_a_sidecar_says_it_once_and_forwards(
     wait_for(lambda: served.get("/readyz").status_code == 200, 90)
     assert "a profiler runs again" in log.read_text()
     assert len(said()) == 1
+    assert served.stop() == 0
+
+
+def test_a_profiler_that_hangs_is_stood_in_for(database: Database, serve: Serve, tmp_path: Path) -> None:
+    """Whoever looks whether the relay lives must not end it for its analysis' sake."""
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        served = serve(database, stderr=stderr)
+    profiler = int(served.addresses["profiler_pid"])
+    os.kill(profiler, signal.SIGSTOP)
+    try:
+        wait_for(lambda: "the profiler does not answer" in log.read_text())
+        ask(served.database)
+        # Requests from before may wait in its backlog; these are answered by the relay.
+        assert served.get("/livez").status_code == 200
+        assert "has not answered for" in problem(served.get("/readyz"))
+    finally:
+        os.kill(profiler, signal.SIGCONT)
+    wait_for(lambda: "the profiler answers again" in log.read_text())
+    assert served.report().session.executions == 1
     assert served.stop() == 0
 
 
