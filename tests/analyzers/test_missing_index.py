@@ -20,6 +20,7 @@ from pgtattle.proxy.events import Connection, Parameter
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import IndexEvidence
 from pgtattle.proxy.settings import RuleSettings
+from tests.analyzers.planning import asked
 from tests.conftest import Database
 
 SCHEMA = """
@@ -60,16 +61,9 @@ def ask(
     (question,) = outcomes
     assert isinstance(question, IndexQuestion)
 
-    async def answered() -> list[Finding]:
-        planner = Planner(database.dsn_without_password, database.password, per_second=1000)
-        try:
-            answer = await planner.ask(question)
-            assert not answer.error, answer.error
-            return [one for one in rule.answer(answer) if isinstance(one, Finding)]
-        finally:
-            await planner.close()
-
-    return asyncio.run(answered()), question
+    (answer,) = asked(database, question)
+    assert not answer.error, answer.error
+    return [one for one in rule.answer(answer) if isinstance(one, Finding)], question
 
 
 @pytest.fixture

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import psycopg
 import pytest
 
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.keys import Keys
-from pgtattle.analyzers.questions import Answer, KeysAnswer, KeysQuestion, Question, RewriteAnswer, RewriteQuestion
+from pgtattle.analyzers.questions import KeysAnswer, KeysQuestion, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.registry import analyzers
 from pgtattle.analyzers.sql.texts import Texts
-from pgtattle.proxy.database import Planner
 from pgtattle.proxy.events import Connection, Parameter, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.settings import RuleSettings
+from tests.analyzers.planning import asked
 from tests.conftest import Database
 
 SCHEMA = """
@@ -33,18 +31,6 @@ def shop(each_database: Database) -> Database:
     with psycopg.connect(each_database.dsn) as connection:
         connection.execute(SCHEMA)
     return each_database
-
-
-def asked(database: Database, *questions: Question, password: str | None = None) -> list[Answer]:
-    async def all_() -> list[Answer]:
-        given = database.password if password is None else password
-        planner = Planner(database.dsn_without_password, given, per_second=1000)
-        try:
-            return [await planner.ask(question) for question in questions]
-        finally:
-            await planner.close()
-
-    return asyncio.run(all_())
 
 
 def rewrite(database: Database, rewritten: str, *values: str) -> RewriteAnswer:

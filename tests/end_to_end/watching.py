@@ -147,7 +147,9 @@ class Log:
 
     def lines(self) -> list[dict[str, Any]]:
         """Those in JSON."""
-        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        # The last line may not be whole yet.
+        whole = self.text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 @contextmanager
