@@ -35,6 +35,12 @@ async def settled(app: Dashboard, condition: Callable[[], bool], seconds: float 
     await eventually(condition, lambda: f"{app.focused}\n{screen(app)}", seconds)
 
 
+def in_order(app: Dashboard, first: str, second: str) -> bool:
+    """True where both are on the screen, one above or before the other."""
+    text = screen(app)
+    return 0 <= text.find(first) < text.find(second)
+
+
 async def pressed(app: Dashboard, pilot: Any, key: str, condition: Callable[[], bool]) -> None:
     """Press a key until it shows, as people do on a slow terminal; for keys that may be pressed twice."""
     for _ in range(5):
@@ -57,13 +63,11 @@ def test_live_shows_history_then_what_comes(size: tuple[int, int]) -> None:
                 await settled(app, lambda: "SELECT 2 FROM history" in screen(app))
                 server.send("executions", [execution(9, "SELECT 9 FROM live", sqlstate="42P01")], "s.9.1")
                 await settled(app, lambda: "SELECT 9 FROM live" in screen(app))
-                shown = screen(app).splitlines()
-                assert "● connected" in shown[0]
-                assert "session s at http" in shown[1]
-                assert "1 Live" in shown[2]
+                for row, words in enumerate(("● connected", "session s at http", "1 Live")):
+                    await settled(app, lambda row=row, words=words: words in screen(app).splitlines()[row])  # type: ignore[misc]
                 await settled(app, lambda: "42P01" in screen(app))
                 await settled(app, lambda: ("application" in screen(app)) == (size[0] >= 100))
-                assert shown[-1].endswith("Quit")
+                await settled(app, lambda: screen(app).splitlines()[-1].endswith("Quit"))
                 await pressed(app, pilot, "enter", lambda: "SQLSTATE 42P01" in screen(app))
                 await settled(app, lambda: "$2  NULL" in screen(app))
                 await pilot.press("escape")
@@ -171,13 +175,13 @@ def test_findings_come_gravest_first_with_what_to_do() -> None:
                 await settled(app, lambda: "the lesser" in screen(app))
                 server.send("finding", finding("b", "the graver", "critical"))
                 await settled(app, lambda: "the graver" in screen(app))
-                assert screen(app).index("the graver") < screen(app).index("the lesser")
+                await settled(app, lambda: in_order(app, "the graver", "the lesser"))
                 await settled(app, lambda: "1 critical  1 low" in screen(app).splitlines()[1])
                 await pilot.press("g", "enter")
                 await settled(app, lambda: "Load all of them at once." in screen(app))
                 await settled(app, lambda: "SELECT 1 = ANY($1)" in screen(app))
                 await settled(app, lambda: "(advice)" in screen(app))
-                assert re.search(r"executions +12", screen(app))
+                await settled(app, lambda: bool(re.search(r"executions +12", screen(app))))
                 copied: list[str] = []
                 app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
                 await pilot.press("c", "y")
@@ -192,15 +196,15 @@ def test_a_finding_that_is_gone_is_last_with_what_changed() -> None:
             server.findings = [finding("a", "the graver", "critical"), finding("b", "the lesser", "low")]
             async with dashboard(server, (80, 30)) as (app, pilot):
                 await pressed(app, pilot, "3", lambda: "● open" in screen(app))
-                assert screen(app).index("the graver") < screen(app).index("the lesser")
-                assert "1 critical" in screen(app)
+                await settled(app, lambda: in_order(app, "the graver", "the lesser"))
+                await settled(app, lambda: "1 critical" in screen(app))
                 before, after = Cost(queries=26, ms=92.0), Cost(queries=2, ms=4.0)
                 server.send(
                     "finding", msgspec.structs.replace(server.findings[0], state="gone", before=before, after=after)
                 )
                 await settled(app, lambda: "○ gone" in screen(app))
-                assert screen(app).index("the graver") > screen(app).index("the lesser")
-                assert "1 critical" not in screen(app)
+                await settled(app, lambda: in_order(app, "the lesser", "the graver"))
+                await settled(app, lambda: "1 critical" not in screen(app))
                 await pressed(app, pilot, "G", lambda: app._findings.rows.current is app._model.findings[-1])
                 await pressed(
                     app, pilot, "enter", lambda: "○ gone, /books: 26 → 2 queries, 92.0 → 4.0 ms" in screen(app)
@@ -231,7 +235,7 @@ def test_statements_are_sorted_by_the_server() -> None:
             async with dashboard(server) as (app, pilot):
                 await pilot.press("2")
                 await settled(app, lambda: "SELECT slow" in screen(app))
-                assert screen(app).index("SELECT slow") < screen(app).index("SELECT often")
+                await settled(app, lambda: in_order(app, "SELECT slow", "SELECT often"))
                 await pilot.press("s")
                 await settled(app, lambda: screen(app).index("SELECT often") < screen(app).index("SELECT slow"))
                 await settled(app, lambda: "by calls" in screen(app))
@@ -281,8 +285,8 @@ def test_help_names_every_key() -> None:
             await settled(app, lambda: "note 1/2" in screen(app) or "note 2/2" in screen(app))
             await pilot.press("question_mark")
             await settled(app, lambda: "dur>100ms" in screen(app))
-            for key, what in keymap.described():
-                assert f"{key:20}{what}" in screen(app)
+            described = [f"{key:20}{what}" for key, what in keymap.described()]
+            await settled(app, lambda: all(one in screen(app) for one in described))
             await settled(app, lambda: "[/b] note" in screen(app))
             await pilot.press("escape")
             await settled(app, lambda: "dur>100ms" not in screen(app))
@@ -314,7 +318,9 @@ def test_what_was_lost_is_said_on_top(size: tuple[int, int]) -> None:
             await settled(app, lambda: "12 shed 3 lost" in screen(app))
             await settled(app, lambda: "1,234,567 executions" in screen(app).splitlines()[0])
             await settled(app, lambda: ("17 skipped here" in screen(app)) == (size[0] > 100))
-            assert re.search(r"session s at http://\S+, PostgreSQL 18", screen(app).splitlines()[1])
+            await settled(
+                app, lambda: bool(re.search(r"session s at http://\S+, PostgreSQL 18", screen(app).splitlines()[1]))
+            )
             lost = next(part for part in app.query_one("#header")._parts if "lost" in part[0])  # type: ignore[attr-defined]
             assert "red" in lost[1]
 
@@ -347,7 +353,7 @@ def test_a_version_that_is_not_known_yet_is_not_named() -> None:
         async with serving() as server, dashboard(server) as (app, _):
             server.send("session", msgspec.structs.replace(SESSION, executions=7, server_version=""))
             await settled(app, lambda: " 7 executions" in screen(app))
-            assert screen(app).splitlines()[1].split()[-1].startswith("http://")
+            await settled(app, lambda: screen(app).splitlines()[1].split()[-1].startswith("http://"))
 
     run(test)
 
