@@ -32,7 +32,7 @@ test-slow: .venv/.dev ## run the other ones
 
 test-all: test test-slow image ## run all of them, and the image
 
-steady: .venv/.dev ## run both tiers again and again, on an idle machine and beside load (takes two hours)
+steady: .venv/.dev ## run both tiers again and again, on an idle machine and beside load (takes hours)
 	$(BIN)/python -m tests.steady $(ARGS)
 
 check: .venv/.dev ## lint, format, types, layers, packaging

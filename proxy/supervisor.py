@@ -109,7 +109,6 @@ class Supervisor:
         self._hangs_now = False
         self._stopping = False
         self._deaths = 0
-        self._started_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._restart: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -212,7 +211,6 @@ class Supervisor:
             raise
         finally:
             theirs.close()
-        self._started_at = time.monotonic()
         assert process.stdout is not None
         self._output = ChildOutput(self._loop, process.stdout, self._hello.settings.log_file)
         link = self._link = _Link(self._received, self._lost)
@@ -375,8 +373,6 @@ class Supervisor:
 
     def _look_for_hang(self) -> None:
         """Answer in the place of a profiler that does not go on: whoever asks whether the relay lives must hear it."""
-        if self._tap.unanswered_seconds == 0:
-            self._tap.flush()
         hangs = self._tap.unanswered_seconds > HANG_SECONDS
         if hangs == self._hangs_now:
             return

@@ -26,8 +26,6 @@ from pgtattle.proxy.wire.startup import is_replication
 QUEUE_LIMIT: Final = 16 * 1024 * 1024
 FLUSH_SECONDS: Final = 0.02
 HEARTBEAT_SECONDS: Final = 0.1
-QUIET_NS: Final = 90_000_000_000
-"""After so long without a record nothing waits for time to pass (`tracks.NAMED_NS`), and the heartbeat stops."""
 LAST_OPAQUE: Final = 100
 MAX_STATEMENTS: Final = 1_000
 MAX_STATEMENT_BYTES: Final = 1024 * 1024
@@ -65,7 +63,6 @@ class Tap:
         self._of_closed = self._written_off = 0
         self._timer: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
-        self._recorded_ns = 0
 
     @property
     def queue_bytes(self) -> int:
@@ -90,7 +87,6 @@ class Tap:
         """A profiler is there: it learns of the connections that live already."""
         self._transport = transport
         self._sequence = self._acknowledged = 0
-        self._recorded_ns = time.monotonic_ns()
         self.full = False
         self._beat()
         for line in list(self.lines.values()):
@@ -157,10 +153,6 @@ class Tap:
         if self._transport is None:
             return
         now_ns = time.monotonic_ns()
-        if self.records:
-            self._recorded_ns = now_ns
-            if self._heartbeat is None:
-                self._heartbeat = self._loop.call_later(HEARTBEAT_SECONDS, self._beat)
         if self._sequence == self._acknowledged:
             self._progress_ns = now_ns
         self._sequence += 1
@@ -178,9 +170,8 @@ class Tap:
         self.flush()
 
     def _beat(self) -> None:
-        """Tell the profiler ten times a second that time passes, as long as it may wait for that."""
-        self._heartbeat = None
-        if self._transport is None or time.monotonic_ns() - self._recorded_ns > QUIET_NS:
+        """Tell the profiler ten times a second that time passes; that it answers says that it does not hang."""
+        if self._transport is None:
             return
         self._heartbeat = self._loop.call_later(HEARTBEAT_SECONDS, self._beat)
         if not self._transport.get_write_buffer_size():

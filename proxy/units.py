@@ -301,10 +301,6 @@ class Units:
         del self._open[part]
 
     @staticmethod
-    def _is_old(track: Track, execution: Execution) -> bool:
-        return track.old_ids and execution.reused
-
-    @staticmethod
     def _leaves_route(unit: Open, execution: Execution) -> bool:
         """True where the execution begins something else: another route, or a pool's look at an idle connection."""
         if is_ping(execution):
