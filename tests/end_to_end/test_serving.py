@@ -86,6 +86,16 @@ def test_events_tell_of_queries(served: Served) -> None:
     assert first["database"] == served.database.name
 
 
+def test_an_end_with_an_open_stream_is_no_error(serve: Serve, database: Database, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        served = serve(database, stderr=stderr)
+    with httpx.stream("GET", f"http://{served.addresses['api']}/api/v1/events", timeout=PATIENCE) as response:
+        assert next(line for line in response.iter_lines() if line.startswith("event:")) == "event: session"
+        assert served.stop() == 0
+    assert "Traceback" not in log.read_text()
+
+
 def test_metrics_of_real_traffic_on_both_ports(served: Served) -> None:
     traffic(served.database.dsn)
     executions = served.report().session.executions

@@ -11,6 +11,7 @@ import pytest
 from pgtattle.proxy.tap import Line, Tap
 from pgtattle.proxy.wire import batch, control
 from pgtattle.proxy.wire.control import BATCH_HEAD, Splitter
+from tests.waiting import eventually
 
 STARTUP = b"\0\0\0\x10\0\3\0\0user\0a\0\0"
 LOGIN = b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c\0\0\0\x2a\1\2\3\4" + b"Z\0\0\0\x05I"
@@ -99,6 +100,20 @@ def test_an_exchange_is_sent_and_acknowledged(tap: Tap, pipe: Pipe) -> None:
     acknowledge(tap, pipe)
     assert (tap.executions, tap.shed, tap.lost) == (1, 0, 0)
     assert tap.unacknowledged == 0
+
+
+def test_time_passes_without_traffic_and_a_profiler_that_does_not_answer_is_noticed(
+    tap: Tap, pipe: Pipe, loop: asyncio.AbstractEventLoop
+) -> None:
+    tap.acknowledge(pipe.sequence, 0)
+    assert tap.unanswered_seconds == 0
+    loop.run_until_complete(eventually(lambda: len(pipe.watermarks) >= 4))
+    assert pipe.records == []
+    assert pipe.watermarks == sorted(pipe.watermarks)
+    assert tap.unanswered_seconds > 0
+    tap.acknowledge(pipe.sequence, 0)
+    assert tap.unanswered_seconds == 0
+    tap.disconnect()
 
 
 def test_a_full_tap_sheds_whole_exchanges_and_tells_what(tap: Tap, pipe: Pipe) -> None:
