@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,14 +21,11 @@ MODES = pytest.mark.parametrize("mode", ["profile", "opaque"])
 
 
 @MODES
-@pytest.mark.parametrize("version", ["3.0", "latest"])
-@pytest.mark.parametrize("way", ["cancel", "cancel_safe"])
-def test_libpq_cancels_with_short_and_long_keys(
-    each_database: Database, serve: Serve, mode: str, version: str, way: str
-) -> None:
+def test_libpq_cancels_with_short_and_long_keys(each_database: Database, serve: Serve, mode: str) -> None:
     served = serve(each_database, "--mode", mode)
-    with psycopg.connect(served.database.dsn, autocommit=True, max_protocol_version=version) as connection:
-        cancelled(connection, getattr(connection, way), each_database.cluster)
+    for version, way in itertools.product(("3.0", "latest"), ("cancel", "cancel_safe")):
+        with psycopg.connect(served.database.dsn, autocommit=True, max_protocol_version=version) as connection:
+            cancelled(connection, getattr(connection, way), each_database.cluster)
 
 
 def test_a_wrong_key_cancels_nothing(database: Database, serve: Serve) -> None:

@@ -73,7 +73,12 @@ def metrics(served: Served, path: str) -> httpx.Response:
     return httpx.get(f"http://{served.addresses['metrics']}{path}", timeout=10)
 
 
-@pytest.mark.parametrize("when", CRASHES)
+def seldom(*slow: str) -> list[Any]:
+    """Every crash; these ones in the slow tier only."""
+    return [pytest.param(when, marks=pytest.mark.slow if when in slow else ()) for when in CRASHES]
+
+
+@pytest.mark.parametrize("when", seldom("import", "start"))
 def test_a_sidecar_says_it_once_and_forwards(
     when: str, database: Database, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +183,7 @@ def run(database: Database, folder: Path, crash: str, script: str) -> subprocess
     return subprocess.CompletedProcess(done.args, done.returncode, "", (folder / "stderr").read_text())
 
 
-@pytest.mark.parametrize("when", CRASHES)
+@pytest.mark.parametrize("when", seldom("start", "first batch"))
 def test_the_demo_ends_at_once(when: str, tmp_path: Path) -> None:
     crash, ending, words = CRASHES[when]
     command = [sys.executable, "-m", "pgtattle.proxy.cli", "demo", "--headless", "--seconds", "600"]

@@ -56,29 +56,33 @@ def test_the_newest_protocol_that_both_sides_speak(each_database: Database, serv
     observed(served)
 
 
-@pytest.mark.parametrize("version", [3 << 16 | 2, 3 << 16 | 9999])
 @pytest.mark.parametrize("server", [16, 18])
-def test_options_and_versions_of_the_future_are_the_servers_to_decline(serve: Serve, server: int, version: int) -> None:
+def test_options_and_versions_of_the_future_are_the_servers_to_decline(serve: Serve, server: int) -> None:
     with Cluster(server) as cluster:
         database = Database("postgres", cluster.host, cluster.port, cluster.user, "", cluster)
         served = serve(database)
-        found: list[list[Frame]] = []
-        for one in (database, served.database):
-            with Client(one) as client:
-                client.send(asked_for(version, database, **GREASE))
-                login = client.until(b"Z")
-                assert kinds(client.ask(query("SELECT 1"))) == b"TDCZ"
-                found.append(login)
-        direct, through = ([one for one in login if one.kind != b"K"] for login in found)
-        assert through == direct
-        keys = [len(next(one.body for one in login if one.kind == b"K")) for login in found]
-        assert keys == [36 if server == 18 else 8] * 2
-        (declined,) = [one.body for one in through if one.kind == b"v"]
-        newest = 3 << 16 | 2 if server == 18 else 3 << 16
-        assert struct.unpack_from("!II", declined) == (newest, len(GREASE))
-        assert declined[8:].split(b"\0")[:-1] == [name.encode() for name in GREASE]
-        await_count(served, 1)
+        for version in (3 << 16 | 2, 3 << 16 | 9999):
+            declines_the_future(database, served, server, version)
+        await_count(served, 2)
         observed(served)
+
+
+def declines_the_future(database: Database, served: Served, server: int, version: int) -> None:
+    found: list[list[Frame]] = []
+    for one in (database, served.database):
+        with Client(one) as client:
+            client.send(asked_for(version, database, **GREASE))
+            login = client.until(b"Z")
+            assert kinds(client.ask(query("SELECT 1"))) == b"TDCZ"
+            found.append(login)
+    direct, through = ([one for one in login if one.kind != b"K"] for login in found)
+    assert through == direct
+    keys = [len(next(one.body for one in login if one.kind == b"K")) for login in found]
+    assert keys == [36 if server == 18 else 8] * 2
+    (declined,) = [one.body for one in through if one.kind == b"v"]
+    newest = 3 << 16 | 2 if server == 18 else 3 << 16
+    assert struct.unpack_from("!II", declined) == (newest, len(GREASE))
+    assert declined[8:].split(b"\0")[:-1] == [name.encode() for name in GREASE]
 
 
 # -- start-up -------------------------------------------------------------------------------------------------------
@@ -225,25 +229,23 @@ def test_large_objects_by_function_calls(database: Database, serve: Serve, tmp_p
     observed(served)
 
 
-def test_a_function_call_that_fails_leaves_the_session_in_step(serve: Serve) -> None:
-    with Cluster(18) as cluster:
-        database = Database("postgres", cluster.host, cluster.port, cluster.user, "", cluster)
-        served = serve(database)
+def test_a_function_call_that_fails_leaves_the_session_in_step(trusting: Database, serve: Serve) -> None:
+    database, served = trusting, serve(trusting)
 
-        def divide(a: int, b: int) -> bytes:
-            arguments = b"".join(struct.pack("!Ii", 4, value) for value in (a, b))
-            return frame(b"F", struct.pack("!IHHH", 154, 1, 1, 2) + arguments + struct.pack("!H", 1))
+    def divide(a: int, b: int) -> bytes:
+        arguments = b"".join(struct.pack("!Ii", 4, value) for value in (a, b))
+        return frame(b"F", struct.pack("!IHHH", 154, 1, 1, 2) + arguments + struct.pack("!H", 1))
 
-        answers = []
-        for one in (database, served.database):
-            with Client(one) as client:
-                client.login()
-                answers.append([client.ask(divide(84, 2)), client.ask(divide(1, 0)), client.ask(query("SELECT 1"))])
-        assert answers[0] == answers[1]
-        assert [kinds(answer) for answer in answers[1]] == [b"VZ", b"EZ", b"TDCZ"]
-        assert answers[1][0][0].body == struct.pack("!ii", 4, 42)
-        await_count(served, 1)
-        observed(served)
+    answers = []
+    for one in (database, served.database):
+        with Client(one) as client:
+            client.login()
+            answers.append([client.ask(divide(84, 2)), client.ask(divide(1, 0)), client.ask(query("SELECT 1"))])
+    assert answers[0] == answers[1]
+    assert [kinds(answer) for answer in answers[1]] == [b"VZ", b"EZ", b"TDCZ"]
+    assert answers[1][0][0].body == struct.pack("!ii", 4, 42)
+    await_count(served, 1)
+    observed(served)
 
 
 # -- news -----------------------------------------------------------------------------------------------------------

@@ -102,12 +102,8 @@ def test_every_execution_is_counted_exactly_even_when_the_script_ends_at_once(
     assert (found.session.shed, found.session.lost) == (0, 0)
 
 
-def test_the_fetches_of_a_portal_are_one_execution(postgres18: object, run: Run, tmp_path: Path) -> None:
-    from pgtattle.proxy.demo.cluster import Cluster
-
-    with Cluster(18) as trusting:
-        database = Database("postgres", trusting.host, trusting.port, trusting.user, "", trusting)
-        done = run(database, PORTALS)
+def test_the_fetches_of_a_portal_are_one_execution(trusting: Database, run: Run, tmp_path: Path) -> None:
+    done = run(trusting, PORTALS)
     assert done.returncode == 0, done.stderr
     found = report(tmp_path)
     (portal,) = [one for one in found.statements if "generate_series" in one.sql]

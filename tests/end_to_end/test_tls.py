@@ -24,7 +24,7 @@ import psycopg
 import pytest
 
 from tests import debian
-from tests.conftest import Database, Serve, Served, fresh_database
+from tests.conftest import Database, Serve, Served, fresh_database, serving
 from tests.end_to_end.certificates import Authority, Pair
 from tests.end_to_end.watching import Log, cancelled, metric
 from tests.waiting import PATIENCE, wait_for
@@ -73,6 +73,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def served(serve: Serve, world: World, *arguments: Any, sslmode: str = "disable", root: Path | None = None) -> Served:
     one = serve(world.upstream(sslmode, root), *map(str, arguments))
     return replace(one, database=replace(one.database, name=world.database.name))
+
+
+@pytest.fixture(scope="module")
+def own(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One proxy with a certificate of its own before a server that is spoken to in plain."""
+    with serving(tmp_path_factory.mktemp("own")) as serve:
+        yield served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key)
 
 
 def libpq(one: Served, **options: str) -> bool:
@@ -131,8 +138,8 @@ def test_plain_to_the_client_tls_to_the_server(serve: Serve, world: World, sslmo
     assert seen(one) >= 4
 
 
-def test_own_certificate_to_the_client_plain_to_the_server(serve: Serve, world: World) -> None:
-    one = served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key)
+def test_own_certificate_to_the_client_plain_to_the_server(own: Served, world: World) -> None:
+    one = own
     assert libpq(one) is True
     assert libpq(one, sslmode="verify-full", sslrootcert=str(world.root)) is True
     assert libpq(one, sslmode="disable") is False
@@ -225,16 +232,16 @@ def raw(one: Served) -> socket.socket:
     return socket.create_connection((one.database.host, one.database.port), PATIENCE)
 
 
-def test_bytes_ahead_of_the_handshake_are_refused(serve: Serve, world: World) -> None:
-    one = served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key)
+def test_bytes_ahead_of_the_handshake_are_refused(own: Served, world: World) -> None:
+    one = own
     with raw(one) as client:
         client.sendall(SSL_REQUEST + b"Q\0\0\0\x0dselect 1\0")
         assert client.recv(100) == b""
     libpq(one)
 
 
-def test_encryption_is_asked_for_once(serve: Serve, world: World) -> None:
-    one = served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key)
+def test_encryption_is_asked_for_once(own: Served, world: World) -> None:
+    one = own
     context = ssl.create_default_context(cafile=str(world.root))
     with raw(one) as client:
         client.sendall(SSL_REQUEST)
@@ -244,8 +251,8 @@ def test_encryption_is_asked_for_once(serve: Serve, world: World) -> None:
             assert secured.recv(1) == b""
 
 
-def test_direct_tls_needs_its_application_protocol(serve: Serve, world: World) -> None:
-    one = served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key)
+def test_direct_tls_needs_its_application_protocol(own: Served, world: World) -> None:
+    one = own
     context = ssl.create_default_context(cafile=str(world.root))
     with raw(one) as client, context.wrap_socket(client, server_hostname="localhost") as secured:
         got = b"?"
@@ -255,8 +262,8 @@ def test_direct_tls_needs_its_application_protocol(serve: Serve, world: World) -
         assert got in (b"", b"?")
 
 
-def test_old_tls_is_refused(serve: Serve, world: World) -> None:
-    one = served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key)
+def test_old_tls_is_refused(own: Served, world: World) -> None:
+    one = own
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
