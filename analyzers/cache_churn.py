@@ -14,7 +14,7 @@ from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.repetition import is_tool
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.analyzers.tally import Tally
+from pgtattle.analyzers.tally import Tallies, Tally
 from pgtattle.proxy.events import Statement
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import ChurnEvidence, Suggestion
@@ -62,7 +62,7 @@ class CacheChurn(Analyzer):
     def __init__(self) -> None:
         self._followed: Bounded[tuple[int, str], _Followed] = Bounded(MAX_FOLLOWED)
         # Of a statement, on whichever connections.
-        self._tallies: Bounded[str, Tally] = Bounded(MAX_FOLLOWED)
+        self._tallies = Tallies(MAX_FOLLOWED)
 
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count a text that was prepared; a finding when there are many, then at each doubling."""
@@ -94,16 +94,9 @@ class CacheChurn(Analyzer):
         followed.next_at *= 2
         record, statement = execution.connection, text.statement
         if followed.tally is None:
-            followed.tally = self._tally(statement)
+            followed.tally = self._tallies.of(statement.fingerprint)
             followed.tally.add(followed.total_ns, execution.ended_ns, len(followed.texts))
         return (_finding(statement, record.application or record.user, followed, followed.tally),)
-
-    def _tally(self, statement: Statement) -> Tally:
-        tally = self._tallies.get(statement.fingerprint)
-        if tally is None:
-            tally = Tally()
-            self._tallies.put(statement.fingerprint, tally)
-        return tally
 
 
 def _finding(statement: Statement, application: str, followed: _Followed, tally: Tally) -> Finding:

@@ -17,7 +17,7 @@ from pgtattle.analyzers.repetition import VOLATILE, is_tool, subject_of
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
-from pgtattle.analyzers.tally import Tally
+from pgtattle.analyzers.tally import Tallies, Tally
 from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import RepeatEvidence, Severity, Suggestion
@@ -78,7 +78,7 @@ class Cacheable(Analyzer):
         self._facts = facts
         self._samples = samples
         self._reads: Bounded[tuple[str, str, int], _Read] = Bounded(MAX_READS)
-        self._tallies: Bounded[str, Tally] = Bounded(MAX_READS)
+        self._tallies = Tallies(MAX_READS)
 
     def unit(self, unit: Unit) -> Iterable[Finding]:
         """The reads of a complete unit that are worth keeping, once, then at each doubling."""
@@ -114,20 +114,13 @@ class Cacheable(Analyzer):
             if read.worth_keeping:
                 read.next_at = read.units + 1 if read.units < 2 * MIN_UNITS else 2 * read.units
                 if read.tally is None:
-                    read.tally = self._tally(text.statement)
+                    read.tally = self._tallies.of(text.statement.fingerprint)
                     read.tally.add(read.total_ns, read.last_ns, read.units)
                     # Reads of other values may have been in the same units.
                     read.tally.units = max(read.tally.units, read.units)
                     counted.add(id(read.tally))
                 found.append(_finding(text.statement, read, read.tally, subject_of(text, self._facts)))
         return found
-
-    def _tally(self, statement: Statement) -> Tally:
-        tally = self._tallies.get(statement.fingerprint)
-        if tally is None:
-            tally = Tally()
-            self._tallies.put(statement.fingerprint, tally)
-        return tally
 
 
 def _finding(statement: Statement, read: _Read, tally: Tally, tables: tuple[str, ...]) -> Finding:

@@ -6,6 +6,8 @@ and the evidence, which the rule makes anew from the same state when they are re
 
 from __future__ import annotations
 
+from pgtattle.analyzers.sql.texts import Bounded
+
 
 class Tally:
     """Executions, units of work (0 where the rule does not look at units), their time, and the moment of the last.
@@ -38,3 +40,18 @@ class Tally:
     def touch(self) -> None:
         """Something else of the finding changed."""
         self.turn += 1
+
+
+class Tallies:
+    """The tallies of so many findings, by what tells them apart; beyond that the oldest is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._of: Bounded[str, Tally] = Bounded(most)
+
+    def of(self, key: str) -> Tally:
+        """The tally of this one; a new one when there is none."""
+        tally = self._of.get(key)
+        if tally is None:
+            tally = Tally()
+            self._of.put(key, tally)
+        return tally

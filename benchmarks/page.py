@@ -96,11 +96,11 @@ def verdicts(results: Results) -> list[Verdict]:
     found: list[Verdict] = []
     if results.runs:
         for mode in MODES:
-            found.append(Verdict(f"relay CPU / PgBouncer, {mode}", 1.25, _cpu(results, mode, OURS, BOUNCER, _relay)))
+            found.append(Verdict(f"relay CPU / PgBouncer, {mode}", 1.15, _cpu(results, mode, OURS, BOUNCER, _relay)))
         for mode in MODES:
             value = _cpu(results, mode, OPAQUE, BOUNCER, _relay)
-            found.append(Verdict(f"relay CPU / PgBouncer, {mode}, `--mode opaque`", 1.15, value))
-        for name, bar in ((BOUNCER, 2.5), (OTHER, 0.7)):
+            found.append(Verdict(f"relay CPU / PgBouncer, {mode}, `--mode opaque`", 1.1, value))
+        for name, bar in ((BOUNCER, 1.75), (OTHER, 0.6)):
             for mode in MODES:
                 value = _cpu(results, mode, OURS, name, _both)
                 found.append(Verdict(f"relay + profiler CPU / {name}, {mode}", bar, value))

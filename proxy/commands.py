@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from pgtattle.proxy import announce, log
 from pgtattle.proxy.environment import child_environment, is_url
-from pgtattle.proxy.errors import AnalysisIncomplete, UsageError
+from pgtattle.proxy.errors import AnalysisIncomplete, NoTerminal, UsageError
 from pgtattle.proxy.files import can_write, write_whole
 from pgtattle.proxy.gate import Baseline, FailOn, baseline_to_update, judge, marked, read_baseline, write_baseline
 from pgtattle.proxy.schema import Report
@@ -123,6 +123,8 @@ async def watch(settings: Settings, outputs: Sequence[Output]) -> int:
     log.configure(settings.log_format, settings.log_file)
     async with _proxy(settings) as proxy:
         await proxy.probe()
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise NoTerminal
         addresses = await proxy.start()
         said, again = asyncio.Event(), asyncio.Event()
         async with _beside(announce.narrate(proxy, addresses, said)):
@@ -226,16 +228,18 @@ def write(outputs: Sequence[Output], report: Report) -> None:
 
 def summary(report: Report) -> list[str]:
     """The session in a few lines: what was seen, and the worst findings."""
+    from pgtattle.analyzers.plural import plural
     from pgtattle.analyzers.reports.harmless import harmless
     from pgtattle.analyzers.reports.text import connections
 
     session, findings = report.session, report.findings
-    lines = [f"pgtattle: {session.executions:,} executions over {connections(session)}, {len(findings):,} findings"]
+    executions, found = plural(session.executions, "execution"), plural(len(findings), "finding")
+    lines = [f"pgtattle: {executions} over {connections(session)}, {found}"]
     lines += [f"  {one.severity:8} {harmless(f'{one.rule}: {one.title}')}" for one in findings[:SUMMARY_FINDINGS]]
     if len(findings) > SUMMARY_FINDINGS:
         lines.append(f"  … and {len(findings) - SUMMARY_FINDINGS:,} more")
     if session.shed or session.lost:
-        lines.append(f"pgtattle: not analyzed: {session.shed:,} executions shed, {session.lost:,} lost")
+        lines.append(f"pgtattle: not analyzed: {plural(session.shed, 'execution')} shed, {session.lost:,} lost")
     return lines
 
 
@@ -246,6 +250,8 @@ def exit_code(returned: int) -> int:
 
 def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> int:
     """Say what was found, and give the exit code for it. What a command that `failed` did is no baseline."""
+    from pgtattle.analyzers.plural import plural
+
     if gate.update and gate.baseline and failed:
         say(f"pgtattle: {gate.baseline} is not updated: the command failed")
     elif gate.update and gate.baseline:
@@ -254,12 +260,8 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
         say(f"pgtattle: findings that {gate.baseline} excuses now: {len(baseline)}")
     verdict = judge(report.findings, gate.fail_on, baseline, gate_time=gate.gate_time)
     session = report.session
-    say(
-        f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings, "
-        f"{len(verdict.failing)} of them new and {gate.fail_on} or graver"
-        if gate.fail_on != "never"
-        else f"pgtattle: {session.executions:,} executions, {len(report.findings)} findings"
-    )
+    seen = f"pgtattle: {plural(session.executions, 'execution')}, {plural(len(report.findings), 'finding')}"
+    say(f"{seen}, {len(verdict.failing)} of them new and {gate.fail_on} or graver" if gate.fail_on != "never" else seen)
     if not session.executions:
         say(
             "pgtattle: no query reached the proxy. Does the command connect by DATABASE_URL or PGHOST and PGPORT?"
@@ -273,9 +275,10 @@ def _judge(report: Report, gate: Gate, baseline: Baseline, *, failed: bool) -> i
     for stale in verdict.stale:
         say(f"  stale    {stale} of {gate.baseline} was not seen: {baseline[stale].title}")
     if session.shed or session.lost:
-        say(f"pgtattle: not analyzed: {session.shed} executions shed, {session.lost} lost")
+        say(f"pgtattle: not analyzed: {plural(session.shed, 'execution')} shed, {session.lost:,} lost")
     if session.restarts:
-        say(f"pgtattle: the analysis was started again {session.restarts} times: findings from before are missing")
+        again = plural(session.restarts, "time")
+        say(f"pgtattle: the analysis was started again {again}: findings from before are missing")
     unexplained = gate.require_explain and session.explain.state != "ok"
     if unexplained:
         reason = f": {session.explain.reason}; {session.explain.cure}" if session.explain.reason else ""

@@ -21,6 +21,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
+from pgtattle.analyzers.plural import plural
 from pgtattle.proxy import probes
 from pgtattle.proxy.checks import Check, check_list, places, style
 from pgtattle.proxy.schema import ConnectionPage, ConnectionView, SessionView, UnitPage, UnitView
@@ -34,6 +35,7 @@ _View = TypeVar("_View", bound=Struct)
 TAGGED: Final = frozenset(("request", "trace", "scope"))
 SHOWN: Final = 5
 RUNS: Final = "pgtattle"
+TOKEN: Final = "token"
 
 _SESSIONS: Final = """
     SELECT pid, coalesce(application_name, ''), coalesce(host(client_addr), 'unix socket') FROM pg_stat_activity
@@ -76,6 +78,9 @@ def examine(
     else:
         found += probes.server(upstream, analyze_dsn)
     if isinstance(answer, Check):
+        if answer.name == TOKEN:
+            # It listens, at a port that it does not tell.
+            return [*found, answer]
         return [*found, _port("listen", "--listen", listen), answer]
     found.append(Check(name=RUNS, state="ok", words=f"runs: clients at {answer.session.listen}, API at {api}"))
     found += seen(answer)
@@ -113,13 +118,14 @@ def ask(api: Address, token: str) -> Sidecar | Check:
     try:
         with _client(api, token) as client:
             response = client.get("/session")
-            if response.status_code in (401, 429):
-                return Check(
-                    name=name,
-                    state="failed",
-                    words=f"the pgtattle at {api} asks for its token",
-                    cure="pgtattle doctor --token-file FILE",
-                )
+            if response.status_code == 429:
+                wait = response.headers.get("Retry-After", "60")
+                words = f"the pgtattle at {api} got too many wrong tokens and refuses all for {wait} s"
+                cure = f"sleep {wait}; pgtattle doctor --token-file FILE"
+                return Check(name=TOKEN, state="failed", words=words, cure=cure)
+            if response.status_code == 401:
+                words = f"the pgtattle at {api} asks for its token"
+                return Check(name=TOKEN, state="failed", words=words, cure="pgtattle doctor --token-file FILE")
             return Sidecar(
                 session=msgspec.json.decode(response.raise_for_status().content, type=SessionView),
                 units=_get(client, "/units?limit=1000", UnitPage).items,
@@ -133,7 +139,7 @@ def seen(sidecar: Sidecar) -> Iterator[Check]:
     """What a running pgtattle has and has not seen of its clients."""
     session = sidecar.session
     if not session.executions:
-        connected = _plural(session.connections_total, "connection") if session.connections_total else "no connection"
+        connected = plural(session.connections_total, "connection") if session.connections_total else "no connection"
         yield Check(
             name="traffic",
             state="failed",
@@ -141,31 +147,28 @@ def seen(sidecar: Sidecar) -> Iterator[Check]:
             cure=f"in the application's environment: export DATABASE_URL='{session.database_url}'",
         )
     else:
-        words = f"{_plural(session.executions, 'execution')} over {_plural(session.connections_total, 'connection')}"
+        words = f"{plural(session.executions, 'execution')} over {plural(session.connections_total, 'connection')}"
         yield Check(name="traffic", state="ok", words=f"{words} ({session.connections:,} open)")
         yield _tags(sidecar)
     if session.tls_declined:
         yield Check(
             name="TLS",
             state="failed",
-            words=f"{_plural(session.tls_declined, 'connection')} ended because pgtattle offers them no TLS",
+            words=f"{plural(session.tls_declined, 'connection')} ended because pgtattle offers them no TLS",
             cure="set sslmode=disable in the application's URL, or start pgtattle with --tls-cert and --tls-key",
         )
     for note in session.notes:
         yield Check(name="note", state="warn", words=note)
     if session.shed or session.lost:
-        words = f"{session.shed:,} executions were shed under load, {session.lost:,} lost with a profiler that ended"
+        shed = plural(session.shed, "execution")
+        words = f"not analyzed: {shed} shed under load, {session.lost:,} lost with a profiler that ended"
         yield Check(name="analysis", state="warn", words=f"{words}; they were forwarded, but are in no finding")
     if session.opaque_connections:
-        words = f"{session.opaque_connections:,} connections are forwarded but not analyzed; the log says why"
+        words = f"forwarded but not analyzed: {plural(session.opaque_connections, 'connection')}; the log says why"
         yield Check(name="opaque", state="warn", words=words)
     if session.restarts:
-        words = f"the profiler was started again {session.restarts:,} times; the log says why"
+        words = f"the profiler was started again {plural(session.restarts, 'time')}; the log says why"
         yield Check(name="restarts", state="warn", words=words)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _tags(sidecar: Sidecar) -> Check:

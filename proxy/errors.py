@@ -19,6 +19,16 @@ class UpstreamNotGiven(UsageError):
     """Neither a flag nor the environment says where PostgreSQL is."""
 
 
+class NoTerminal(UsageError):
+    """There is no terminal to draw the dashboard on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the dashboard needs a terminal as its stdin and stdout. Without one: pgtattle serve, whose API has"
+            " the same data, or pgtattle run -- COMMAND"
+        )
+
+
 class FilterError(UsageError):
     """A filter that cannot be read; `column` (from 1) is where."""
 

@@ -56,8 +56,8 @@ class Served:
     addresses: dict[str, str]
     database: Database
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=PATIENCE)
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return httpx.get(f"http://{self.addresses['api']}{path}", timeout=PATIENCE, **more)
 
     def report(self) -> Report:
         """The report, once everything that was sent so far is analyzed."""

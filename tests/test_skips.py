@@ -30,8 +30,10 @@ def test_expected():
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
     def run(ci: str, *options: str) -> pytest.RunResult:
         monkeypatch.setenv("CI", ci)
-        return pytester.runpytest_subprocess("-p", "tests.skips", "-p", "no:cacheprovider", *options)
+        return pytester.runpytest_subprocess("-p", "xdist", "-p", "tests.skips", "-p", "no:cacheprovider", *options)
 
+    # Other plugins take seconds to load and have no part in this.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     pytester.makepyfile(TESTS)
     return run

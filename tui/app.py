@@ -6,12 +6,14 @@ kept (`model`), how the server is reached (`client`).
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 from textual.app import App, ComposeResult
 from textual.widgets import ContentSwitcher, Footer, Input
 
+from pgtattle.proxy.errors import NoTerminal
 from pgtattle.proxy.schema import ExecutionView, FindingView, StatementView
 from pgtattle.tui import keymap, views
 from pgtattle.tui.client import Client
@@ -271,6 +273,9 @@ def run(url: str, token: str = "", *, owns_session: bool = False) -> int:
     """Show the dashboard of the pgtattle at `url` until it is left; the exit code.
 
     `owns_session`: pgtattle ends with it, so it asks before it is left while clients are connected.
-    Raises UsageError for an impossible address.
+    Raises UsageError for an impossible address, NoTerminal where there is none.
     """
-    return Dashboard(Client(url, token), owns_session=owns_session).run() or 0
+    client = Client(url, token)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise NoTerminal
+    return Dashboard(client, owns_session=owns_session).run() or 0

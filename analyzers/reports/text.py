@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
+from pgtattle.analyzers.plural import plural
 from pgtattle.analyzers.reports.harmless import harmless
 from pgtattle.proxy.schema import (
     ChattyEvidence,
@@ -58,7 +59,7 @@ def render(report: Report, colour: bool = False) -> str:
     lines = [*_header(report.session), ""]
     standing = [finding for finding in report.findings if finding.stands]
     if standing:
-        lines += [f"{_plural(len(standing), 'finding')}, the gravest first", ""]
+        lines += [f"{plural(len(standing), 'finding')}, the gravest first", ""]
         for number, finding in enumerate(standing, start=1):
             lines += [*_finding(number, finding, colour), ""]
     elif report.findings:
@@ -93,7 +94,7 @@ def evidence_in_words(evidence: Evidence) -> str:
         case LoopEvidence():
             words = (
                 f"{evidence.executions:,} executions with {evidence.distinct:,} different values in one unit of work, "
-                f"seen in {_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
+                f"seen in {plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
                 f"{_ms(evidence.gap_ms)} between the queries; told apart by {evidence.signal}"
             )
             if evidence.proof:
@@ -105,97 +106,97 @@ def evidence_in_words(evidence: Evidence) -> str:
         case RepeatEvidence(across=True):
             return (
                 f"{evidence.executions:,} executions with one set of values, each in a unit of its own, within "
-                f"{evidence.watched_s:,.0f} s; {_plural(evidence.changes, 'change')} of its result; "
+                f"{evidence.watched_s:,.0f} s; {plural(evidence.changes, 'change')} of its result; "
                 f"{_ms(evidence.database_ms)} in the database; told apart by {evidence.signal}"
             )
         case RepeatEvidence():
             return (
-                f"{evidence.executions:,} executions with {_plural(evidence.distinct, 'set')} of values, seen in "
-                f"{_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database; "
+                f"{evidence.executions:,} executions with {plural(evidence.distinct, 'set')} of values, seen in "
+                f"{plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database; "
                 f"told apart by {evidence.signal}"
             )
         case WriteLoopEvidence():
             words = (
-                f"{evidence.executions:,} executions in one unit of work wrote {_plural(evidence.rows, 'row')}, seen "
-                f"in {_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
+                f"{evidence.executions:,} executions in one unit of work wrote {plural(evidence.rows, 'row')}, seen "
+                f"in {plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} in the database and "
                 f"{_ms(evidence.gap_ms)} between the writes; told apart by {evidence.signal}"
             )
             words += "; each committed alone" if evidence.committed_alone else ""
             return words + ("; each after a read of the same table" if evidence.checked else "")
         case ChattyEvidence():
             return (
-                f"{evidence.queries:,} queries of {_plural(evidence.statements, 'statement')} in one "
-                f"unit of work, seen in {_plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} of its "
+                f"{evidence.queries:,} queries of {plural(evidence.statements, 'statement')} in one "
+                f"unit of work, seen in {plural(evidence.units, 'unit')}; {_ms(evidence.database_ms)} of its "
                 f"{_ms(evidence.span_ms)} in the database; the budget is {evidence.budget_queries:,} and "
                 f"{_ms(evidence.budget_ms)}; told apart by {evidence.signal}; most often {'; '.join(evidence.most)}"
             )
         case ChurnEvidence():
             return (
-                f"{evidence.application or 'the application'} prepared {_plural(evidence.texts, 'text')} of it on one "
+                f"{evidence.application or 'the application'} prepared {plural(evidence.texts, 'text')} of it on one "
                 f"connection; they differ in their {evidence.cause}"
             )
         case InjectionEvidence():
             values = f"{evidence.values}{'+' if evidence.values >= 64 else ''} values"
             words = (
                 f"{', '.join(evidence.signs)}, from {evidence.slot}, after "
-                f"{_plural(evidence.executions, 'execution')} of {evidence.application or 'the application'} with "
+                f"{plural(evidence.executions, 'execution')} of {evidence.application or 'the application'} with "
                 f"{values} that left the statement as it is"
             )
-            words += f"; {_plural(evidence.errors, 'error')} of statements that begin alike" if evidence.errors else ""
+            words += f"; {plural(evidence.errors, 'error')} of statements that begin alike" if evidence.errors else ""
             return words + (f"; sent from {evidence.source}" if evidence.source else "")
         case PastedEvidence():
             if evidence.lengths:
                 return (
-                    f"{_plural(evidence.executions, 'execution')} of {evidence.application or 'the application'} with "
+                    f"{plural(evidence.executions, 'execution')} of {evidence.application or 'the application'} with "
                     f"lists of {evidence.lengths} different lengths in {', '.join(evidence.slots)}"
                 )
             binds = f"{evidence.application or 'the application'} binds {evidence.bound_share:.0%} of its executions"
             if not evidence.slots:
                 return (
-                    f"{_plural(evidence.executions, 'execution')} of {_plural(evidence.statements, 'statement')} with "
+                    f"{plural(evidence.executions, 'execution')} of {plural(evidence.statements, 'statement')} with "
                     f"values in the text; {binds}"
                 )
             return (
-                f"{_plural(evidence.texts, 'different text')} in {_plural(evidence.executions, 'execution')}; "
-                f"literals in {', '.join(evidence.slots)} took {_plural(evidence.values, 'value')}, such as "
+                f"{plural(evidence.texts, 'different text')} in {plural(evidence.executions, 'execution')}; "
+                f"literals in {', '.join(evidence.slots)} took {plural(evidence.values, 'value')}, such as "
                 f"{', '.join(evidence.examples)}; {binds}"
             )
         case IndexEvidence():
             after = "" if evidence.cost_after is None else f", {evidence.cost_after:,.0f} with the index"
             words = (
-                f"{evidence.node} on {evidence.table} ({_plural(evidence.table_rows, 'row')}) for "
-                f"{_plural(evidence.plan_rows, 'row')}, filtered by {', '.join(evidence.columns)}; planner's cost "
-                f"{evidence.cost_before:,.0f}{after}; {_plural(evidence.executions, 'execution')}, "
+                f"{evidence.node} on {evidence.table} ({plural(evidence.table_rows, 'row')}) for "
+                f"{plural(evidence.plan_rows, 'row')}, filtered by {', '.join(evidence.columns)}; planner's cost "
+                f"{evidence.cost_before:,.0f}{after}; {plural(evidence.executions, 'execution')}, "
                 f"{_ms(evidence.mean_ms)} each"
             )
             return words + (f"; {evidence.note}" if evidence.note else "")
         case SlowEvidence():
             return (
-                f"{evidence.over_target:,} of {_plural(evidence.executions, 'execution')} took over "
+                f"{evidence.over_target:,} of {plural(evidence.executions, 'execution')} took over "
                 f"{_ms(evidence.target_ms)}; half of all up to {_ms(evidence.p50_ms)}, the worst "
-                f"{_ms(evidence.max_ms)}; {_plural(evidence.rows, 'row')}"
+                f"{_ms(evidence.max_ms)}; {plural(evidence.rows, 'row')}"
             )
 
 
 def connections(session: SessionView) -> str:
     """How many connections were accepted, and how many of them are open now."""
     still = f" ({session.connections:,} open)" if session.connections else ""
-    return _plural(session.connections_total, "connection") + still
+    return plural(session.connections_total, "connection") + still
 
 
 def _header(session: SessionView) -> Iterator[str]:
     server = f", PostgreSQL {session.server_version}" if session.server_version else ""
     yield from _wrapped(
-        f"pgtattle: {_plural(session.executions, 'execution')} in {session.seconds:,.1f} s over "
+        f"pgtattle: {plural(session.executions, 'execution')} in {session.seconds:,.1f} s over "
         f"{connections(session)}{server}"
     )
     missing = []
     if session.shed:
-        missing.append(f"{_plural(session.shed, 'execution')} shed under load")
+        missing.append(f"{plural(session.shed, 'execution')} shed under load")
     if session.lost:
-        missing.append(f"{_plural(session.lost, 'execution')} lost with a profiler that died")
+        missing.append(f"{plural(session.lost, 'execution')} lost with a profiler that died")
     if session.opaque_connections:
-        missing.append(f"{_plural(session.opaque_connections, 'connection')} not followed")
+        missing.append(f"{plural(session.opaque_connections, 'connection')} not followed")
     if missing:
         yield from _wrapped(f"not analyzed: {', '.join(missing)}", "  ")
     evicted = [f"{count:,} {what}" for what, count in session.evicted.items() if count and what != "executions"]
@@ -215,7 +216,7 @@ def _nothing_found(report: Report) -> Iterator[str]:
         return
     units = "executions" if session.executions != 1 else "execution"
     yield from _wrapped(
-        f"No findings. Looked at {session.executions:,} {units} of {_plural(len(report.statements), 'statement')} over "
+        f"No findings. Looked at {session.executions:,} {units} of {plural(len(report.statements), 'statement')} over "
         f"{connections(session)}, and no rule had anything to say."
     )
 
@@ -250,8 +251,8 @@ def _settled(title: str, findings: list[FindingView]) -> Iterator[str]:
 
 
 def _totals(finding: FindingView) -> str:
-    units = f" in {_plural(finding.units, 'unit')}" if finding.units else ""
-    return f"{_plural(finding.count, 'execution')}{units}, {_ms(finding.total_ms)} in all"
+    units = f" in {plural(finding.units, 'unit')}" if finding.units else ""
+    return f"{plural(finding.count, 'execution')}{units}, {_ms(finding.total_ms)} in all"
 
 
 def _where(finding: FindingView) -> str:
@@ -270,7 +271,7 @@ def _sql(sql: str) -> Iterator[str]:
     for line in lines[:_SQL_LINES]:
         yield f"{_INDENT}    {line}"
     if len(lines) > _SQL_LINES:
-        yield f"{_INDENT}    … {_plural(len(lines) - _SQL_LINES, 'more line')}"
+        yield f"{_INDENT}    … {plural(len(lines) - _SQL_LINES, 'more line')}"
 
 
 def _statements(statements: list[StatementView]) -> Iterator[str]:
@@ -294,10 +295,6 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _ms(ms: float) -> str:

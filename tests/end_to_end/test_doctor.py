@@ -253,9 +253,17 @@ def test_a_token_is_asked_for(database: Database, serve: Serve, tmp_path: Path) 
     token.write_text("the-very-secret-token")
     token.chmod(0o600)
     served = serve(database, "--token-file", str(token))
-    assert "--token-file" in ask(served, database)["API"]
+    asked = ask(served, database)
+    assert "--token-file" in asked["token"]
+    assert "listen" not in asked
     found = ask(served, database, "--token-file", str(token))
     assert found["pgtattle"].startswith("✓")
+    wrong = {"Authorization": "Bearer wrong"}
+    wait_for(lambda: served.get("/api/v1/session", headers=wrong).status_code == 429)
+    locked = ask(served, database, "--token-file", str(token))
+    assert "too many wrong tokens" in locked["token"]
+    assert "sleep" in locked["token"]
+    assert "listen" not in locked
 
 
 @pytest.mark.slow

@@ -189,6 +189,29 @@ def test_tui_attaches_to_a_running_sidecar(database: Database, serve: Serve, fol
         assert shown.wait() == 0
 
 
+@pytest.mark.parametrize("command", ["watch", "tui"])
+def test_a_dashboard_without_a_terminal_is_exit_2_and_no_escapes(
+    database: Database, serve: Serve, folder: Path, command: str
+) -> None:
+    if command == "watch":
+        where = ["--upstream", database.dsn_without_password, "--listen", f"unix:{folder}/.s.PGSQL.1"]
+    else:
+        where = [f"http://{serve(database).addresses['api']}"]
+    done = subprocess.run(
+        [*PGTATTLE, command, *where],
+        cwd=folder,
+        env={**os.environ, "PGPASSWORD": database.password},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the dashboard needs a terminal" in done.stderr
+    assert done.stdout == ""
+    assert "\x1b" not in done.stderr
+
+
 def test_a_key_reaches_the_command_of_run_once(database: Database, folder: Path) -> None:
     (folder / "script.py").write_text(
         "import signal, sys, time\n"
