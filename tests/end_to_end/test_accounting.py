@@ -358,6 +358,7 @@ def test_what_is_shed_is_counted_as_the_server_does(judge: Judge, serve: Serve) 
     assert lost == 0
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_counted_as_the_server_does(judge: Judge, serve: Serve) -> None:
     served = serve(judge.database)
     names = [f"lost-{number}" for number in range(4)]

@@ -199,7 +199,7 @@ STATES: tuple[Callable[[psycopg.Connection], None], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ["fast", "immediate"])
+@pytest.mark.parametrize("how", ["fast", pytest.param("immediate", marks=pytest.mark.slow)])
 def test_a_server_that_stops_ends_every_client_whatever_it_does(serve: Serve, how: str) -> None:
     with Cluster(18) as cluster:
         served = serve(Database("postgres", cluster.host, cluster.port, cluster.user, "", cluster))

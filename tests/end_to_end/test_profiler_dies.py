@@ -140,7 +140,7 @@ def test_a_profiler_that_hangs_is_stood_in_for(database: Database, serve: Serve,
     assert served.stop() == 0
 
 
-@pytest.mark.parametrize("when", ["import", "start"])
+@pytest.mark.parametrize("when", [pytest.param("import", marks=pytest.mark.slow), "start"])
 def test_run_does_not_begin_without_a_profiler(when: str, database: Database, tmp_path: Path) -> None:
     crash, ending, words = CRASHES[when]
     done = run(database, tmp_path, crash, "open('began', 'w')")
@@ -151,7 +151,7 @@ def test_run_does_not_begin_without_a_profiler(when: str, database: Database, tm
     assert all(one in summary for one in (ending, words, NOTHING))
 
 
-@pytest.mark.parametrize(("code", "command"), [(4, "0"), (9, "9")])
+@pytest.mark.parametrize(("code", "command"), [(4, "0"), pytest.param(9, "9", marks=pytest.mark.slow)])
 def test_run_ends_with_its_command_when_the_profiler_dies_of_the_traffic(
     database: Database, tmp_path: Path, code: int, command: str
 ) -> None:

@@ -56,7 +56,7 @@ def test_the_newest_protocol_that_both_sides_speak(each_database: Database, serv
     observed(served)
 
 
-@pytest.mark.parametrize("server", [16, 18])
+@pytest.mark.parametrize("server", [pytest.param(16, marks=pytest.mark.slow), 18])
 def test_options_and_versions_of_the_future_are_the_servers_to_decline(serve: Serve, server: int) -> None:
     with Cluster(server) as cluster:
         database = Database("postgres", cluster.host, cluster.port, cluster.user, "", cluster)

@@ -64,7 +64,7 @@ def test_requests_at_once_that_each_ask_once(serve: Serve, database: Database, b
 
 
 @pytest.mark.skipif(shutil.which("pgbench") is None, reason="pgbench is not installed")
-@pytest.mark.parametrize("script", ["-S", "-N"])
+@pytest.mark.parametrize("script", ["-S", pytest.param("-N", marks=SLOW)])
 @pytest.mark.parametrize("mode", [pytest.param("simple", marks=SLOW), "extended", pytest.param("prepared", marks=SLOW)])
 def test_pgbench_at_full_speed(serve: Serve, database: Database, script: str, mode: str) -> None:
     """Under a name that is not its own, for it would be known as a tool. What is slow by its load is said."""

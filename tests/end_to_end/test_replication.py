@@ -73,6 +73,7 @@ def replicating(served: Served) -> float:
     return metric(served, "pgtattle_opaque_connections_total", reason="replication")
 
 
+@pytest.mark.slow
 def test_a_base_backup_with_its_wal(published: Database, serve: Serve, tmp_path: Path) -> None:
     served = serve(published)
     fill(published)

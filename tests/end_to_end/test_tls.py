@@ -127,7 +127,10 @@ def test_plain_on_both_legs(serve: Serve, world: World) -> None:
         libpq(one, sslmode="require")
 
 
-@pytest.mark.parametrize("sslmode", ["prefer", "require", "verify-ca", "verify-full"])
+@pytest.mark.parametrize(
+    "sslmode",
+    ["prefer", *(pytest.param(one, marks=pytest.mark.slow) for one in ("require", "verify-ca")), "verify-full"],
+)
 def test_plain_to_the_client_tls_to_the_server(serve: Serve, world: World, sslmode: str) -> None:
     one = served(serve, world, sslmode=sslmode)
     assert libpq(one) is False
