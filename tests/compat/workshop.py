@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,8 @@ class Workshop:
             )
             unpacked = downloads / "unpacked"
             shutil.rmtree(unpacked, ignore_errors=True)
-            with tarfile.open(next(downloads.glob("*.tar.gz"))) as archive:
-                archive.extractall(unpacked, filter="data")
+            unpacked.mkdir()
+            _run(["tar", "-xzf", str(next(downloads.glob("*.tar.gz"))), "-C", str(unpacked)])
             folder.parent.mkdir(parents=True, exist_ok=True)
             next(unpacked.iterdir()).rename(folder)
         return folder
