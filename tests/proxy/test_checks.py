@@ -192,7 +192,7 @@ def test_everything_that_is_wrong_with_a_session_is_said() -> None:
     assert states.pop("TLS") == "failed"
     assert states.pop("traffic") == "ok"
     assert states == dict.fromkeys(("tags", "note", "analysis", "opaque", "restarts"), "warn")
-    assert "7 executions were shed" in found["analysis"].words
+    assert "7 executions shed" in found["analysis"].words
 
 
 def test_no_traffic_names_the_url() -> None:
