@@ -19,7 +19,7 @@ from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.parents import EACH
 from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import Repetition, Repetitions
-from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of
+from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of, rows_of
 from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
 from pgtattle.analyzers.values import MOST
@@ -138,13 +138,17 @@ class NPlusOne(Analyzer):
 
     def _candidate(self, loop: Repetition) -> Candidate | None:
         """One query for all turns of a loop, where there is one."""
-        first = loop.executions[0]
-        if are_listed(loop.executions):
+        executions, keys = loop.executions, loop.keys
+        if are_listed(executions) or not all(key.asks for key in keys):
             return None
+        first, turns = executions[0], len(executions)
         unique = self._keys.unique(first.connection.database, loop.tables)
-        sql = for_all(loop.statement.sql, *loop.place, unique, counts_of(loop.executions))
-        values = array_of(loop.executions, loop.place[0]) if sql else ()
-        return Candidate(sql, values, first, len(loop.executions)) if values else None
+        places = tuple((key.number, key.oid) for key in keys)
+        batch = for_all(loop.statement.sql, places, unique, counts_of(executions))
+        if batch is None:
+            return None
+        values = rows_of(executions, batch.again) if batch.again else array_of(executions, keys)
+        return Candidate(batch.sql, values, first, turns, 2 if batch.again else turns) if values else None
 
     def _scale(self, unit: Unit, loop: Repetition, complete: bool) -> Scale:
         """How the turns of a loop follow the rows of what drove it, in all units so far."""

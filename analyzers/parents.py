@@ -21,8 +21,9 @@ from typing import Final, NamedTuple
 
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.values import Key
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.wire.rows import Column, Sample, hashed
+from pgtattle.proxy.wire.rows import Column, Field, Sample, hashed
 
 CONTAINED: Final = 0.9
 """So much of a loop's values must stand in the column."""
@@ -50,10 +51,11 @@ _COMMON: Final = _KEYS | frozenset(("name", "code", "type", "status", "kind", "s
 class Parent(NamedTuple):
     """A query that gave a loop its values: its column, the loop's own column, and by which evidence.
 
-    `evidence` is of `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
-    values that the loop asked for; 1.0 is a query for every row. `rows` are those of all results that are as one,
-    and `rounds` counts the results where some came between the turns. `in_order`: they came as the rows do, which of
-    sorted ones says little, and of others that they did not come from a loop over the rows where it is false.
+    Where several values vary together, `column` and `child` name all that came from the same rows. `evidence` is of
+    `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's values that the
+    loop asked for; 1.0 is a query for every row. `rows` are those of all results that are as one, and `rounds` counts
+    the results where some came between the turns. `in_order`: they came as the rows do, which of sorted ones says
+    little, and of others that they did not come from a loop over the rows where it is false.
     """
 
     execution: Execution
@@ -72,10 +74,10 @@ class Parent(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop: its executions, and for each varying value the column it is compared to and the values in order."""
+    """A loop: its executions, and what they ask for by their conditions."""
 
     executions: Sequence[Execution]
-    slots: Sequence[tuple[str, list[str]]]
+    keys: Sequence[Key]
     tables: tuple[str, ...]
 
 
@@ -91,6 +93,17 @@ class _Fed(NamedTuple):
     parts: Sequence[Sample]
     given: Sequence[int]
     rows: int
+
+
+class _Match(NamedTuple):
+    """A column of a result, by `number`, that holds the values of one of a loop's keys, by `place`."""
+
+    rank: tuple[int, bool, int]
+    place: int
+    number: int
+    child: str
+    evidence: tuple[str, ...]
+    in_order: bool
 
 
 class Results:
@@ -174,13 +187,10 @@ class Parents:
         return plain or likely
 
     def _best(self, loop: Loop, fed: _Fed, tables: tuple[str, ...]) -> Parent | None:
-        best: Parent | None = None
-        rank: tuple[int, bool, int] = (-1, False, 0)
-        execution = fed.execution
-        rounds = len(fed.parts) if fed.given else 1
-        database = execution.connection.database
-        for child, values in loop.slots:
-            asked = [hashed(value) for value in (values[: len(fed.given)] if fed.given else values)]
+        best: _Match | None = None
+        for place, key in enumerate(loop.keys):
+            values = key.values[: len(fed.given)] if fed.given else key.values
+            asked = [hashed(value) for value in values]
             distinct = set(asked)
             if len(distinct) < LEAST:
                 continue
@@ -190,21 +200,63 @@ class Parents:
                     continue
                 if fed.given and len(_in_time(asked, fed, number)) < CONTAINED * len(distinct):
                     continue
-                field = column.field
-                links = []
-                if child and self._keys.linked(database, (field.table, field.attribute), child, loop.tables):
-                    links.append("key")
-                if linked(field.name, tables, child, loop.tables):
-                    links.append("names")
                 in_order = _follows(asked, column)
-                evidence = (*links, *_evidence(asked, values, len(held), in_order))
+                links, child = self._links(loop, key, fed.execution, column.field, tables)
+                evidence = (*links, *_evidence(asked, key.values, len(held), in_order))
                 # Of several columns the one that more speaks for, then the one with fewer other values.
-                this = (len(evidence), bool(links), -len(held))
-                if best is None or this > rank:
-                    coverage = len(distinct & held) / len(held)
-                    best = Parent(execution, field.name, child, evidence, coverage, in_order, fed.rows, rounds)
-                    rank = this
-        return best
+                rank = (len(evidence), bool(links), -len(held))
+                if best is None or rank > best.rank:
+                    best = _Match(rank, place, number, child, evidence, in_order)
+        return self._together(loop, fed, best, tables) if best is not None else None
+
+    def _links(
+        self, loop: Loop, key: Key, execution: Execution, field: Field, tables: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], str]:
+        """What links a column of a result to one that a loop asks by, and that; to the first if nothing does."""
+        for child in key.columns:
+            links = []
+            if self._keys.linked(execution.connection.database, (field.table, field.attribute), child, loop.tables):
+                links.append("key")
+            if linked(field.name, tables, child, loop.tables):
+                links.append("names")
+            if links:
+                return tuple(links), child
+        return (), key.columns[0] if key.columns else ""
+
+    def _together(self, loop: Loop, fed: _Fed, best: _Match, tables: tuple[str, ...]) -> Parent:
+        """The parent by its best column, with the columns of its rows that the loop's other values came from."""
+        column = fed.columns[best.number]
+        turns = len(fed.given) or len(loop.executions)
+        asked = [hashed(value) for value in loop.keys[best.place].values[:turns]]
+        names = {best.place: (column.field.name, best.child)}
+        coverage = len(column.distinct.intersection(asked)) / len(column.distinct)
+        for place, key in enumerate(loop.keys):
+            if place == best.place:
+                continue
+            values = [hashed(value) for value in key.values[:turns]]
+            distinct, wanted = set(values), set(zip(asked, values, strict=True))
+            linked_too = False
+            for other in fed.columns:
+                if other is column or len(distinct & other.distinct) < CONTAINED * len(distinct):
+                    continue
+                rows = set(zip(column.hashes, other.hashes, strict=False))
+                if len(wanted & rows) < CONTAINED * len(wanted):
+                    continue
+                links, child = self._links(loop, key, fed.execution, other.field, tables)
+                if place not in names or (links and not linked_too):
+                    names[place] = (other.field.name, child)
+                    linked_too = bool(links)
+                    coverage = len(wanted & rows) / len(rows)
+        return Parent(
+            fed.execution,
+            ", ".join(names[place][0] for place in sorted(names)),
+            ", ".join(names[place][1] for place in sorted(names)),
+            best.evidence,
+            coverage,
+            best.in_order,
+            fed.rows,
+            len(fed.parts) if fed.given else 1,
+        )
 
 
 def _nested(parent: Parent, plain: Parent, turns: int) -> bool:

@@ -22,12 +22,12 @@ from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.values import (
     MOST,
+    Key,
     Values,
     are_known,
-    compared_to,
     is_listed,
     is_paged,
-    one_place,
+    keys_of,
     varying_places,
     without_clock,
 )
@@ -71,13 +71,13 @@ class Source(NamedTuple):
 class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
-    `distinct` counts different values. `place` is the one placeholder that a loop varies, and the oid of its type;
-    zeros where there are several, or it is not known. `parent` gave a loop its values, surely or likely; or it is a
+    `distinct` counts different values. `keys` are the placeholders that a loop varies; none where their number does.
+    `parent` gave a loop its values, surely or likely; or it is a
     `walk`, and that column of its own results did. `read_before` is the last read before the first of them that is
     itself not repeated: where the values may come from.
     """
 
-    __slots__ = ("distinct", "executions", "parent", "place", "read_before", "shape", "statement", "tables", "walk")
+    __slots__ = ("distinct", "executions", "keys", "parent", "read_before", "shape", "statement", "tables", "walk")
 
     def __init__(
         self,
@@ -87,12 +87,12 @@ class Repetition:
         tables: tuple[str, ...],
         read_before: Source | None,
         parent: Parent | None = None,
-        place: tuple[int, int] = (0, 0),
+        keys: Sequence[Key] = (),
         walk: str = "",
     ) -> None:
         self.parent = parent
         self.walk = walk
-        self.place = place
+        self.keys = keys
         self.shape = shape
         self.executions = executions
         self.statement: Statement = executions[0].statement
@@ -229,10 +229,11 @@ class Repetitions:
         distinct = Counter(values)
         before = self._read_before(all_, group[0], members)
         varying = varying_places(executions[0], rows)
+        keys = keys_of(executions[0], rows, varying, self._facts.of(text).compared) if varying else []
         parent: Parent | None = None
         walk = ""
-        if len(distinct) >= LEAST and len(group) >= proven_min and varying:
-            loop = Loop(executions, compared_to(executions[0], rows, varying), tables)
+        if len(distinct) >= LEAST and len(group) >= proven_min and keys:
+            loop = Loop(executions, [key for key in keys if key.asks], tables)
             parent = self._parents.of(loop, results, group, self.tables)
             if parent is None or not parent.proven:
                 walk = walked(loop, self._samples, self._keys)
@@ -242,8 +243,7 @@ class Repetitions:
                 return None
             if self._checks(all_, group, tables):
                 return None
-            place = one_place(executions[0], varying)
-            return Repetition("loop", executions, len(distinct), tables, before, parent, place, walk)
+            return Repetition("loop", executions, len(distinct), tables, before, parent, keys, walk)
         again = self._unchanged(all_, group, values, tables)
         if len(again) < self._repeat_min or VOLATILE.search(text.statement.sql):
             return None

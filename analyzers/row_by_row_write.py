@@ -263,7 +263,7 @@ def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
             # Of two changes of one row a loop leaves the later, one statement either.
             return []
     given = rows_of(executions, write.again) if write.again else arrays_of(executions)
-    return [Candidate(write.sql, given, first, len(executions))] if given else []
+    return [Candidate(write.sql, given, first, len(executions), len(executions))] if given else []
 
 
 def _types_of(executions: Sequence[Execution]) -> tuple[tuple[int, str], ...]:

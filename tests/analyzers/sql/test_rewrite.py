@@ -35,6 +35,15 @@ ROWS = [
     "SELECT title, price FROM books WHERE author_id = 7 AND sold > 1",
     "SELECT b.title, a.name FROM books b JOIN authors a ON a.id = b.author_id WHERE b.author_id = 7",
     "SELECT upper(title) FROM books WHERE (author_id = 7) AND (sold = 2 OR sold = 3)",
+    "SELECT title FROM books WHERE author_id IN (7)",
+    "SELECT title FROM books WHERE 7 = author_id",
+    "SELECT title FROM books WHERE (author_id) = (7)",
+    "SELECT title FROM books WHERE author_id = ANY(ARRAY[7])",
+    "SELECT title FROM books WHERE author_id OPERATOR(pg_catalog.=) 7 AND sold = 1",
+    "SELECT title FROM books WHERE author_id IS NOT DISTINCT FROM 7",
+    "SELECT title FROM books b WHERE b.author_id = CAST('7' AS int)",
+    "SELECT title, sold FROM books WHERE (sold, author_id) = (2, 7)",
+    "SELECT author_id::bigint, title FROM books WHERE author_id::bigint = '7'::text::bigint",
 ]
 AGGREGATES = [
     "SELECT count(*) FROM books WHERE author_id = 7",
@@ -74,7 +83,6 @@ NOTHING = [
     "WITH b AS (SELECT * FROM books) SELECT * FROM b WHERE author_id = 7",
     "SELECT title, row_number() OVER () FROM books WHERE author_id = 7",
     "SELECT count(*) + 1 FROM books WHERE author_id = 7",
-    "SELECT title FROM books WHERE author_id IN (7)",
     "SELECT title FROM books WHERE author_id = 7 UNION SELECT name FROM authors",
     "SELECT count(*) FROM books WHERE author_id = 7 LIMIT 1",
     "UPDATE books SET sold = 1 WHERE author_id = 7",
@@ -117,6 +125,14 @@ def normal(sql: str) -> tuple[str, int, list[str | None]]:
     return text.statement.sql, seven, [values[number] for number in sorted(values)]
 
 
+def query(form: str, keys: tuple[tuple[int, int], ...], *more: Any, **most: Any) -> str:
+    """The query for arrays of all values."""
+    batch = for_all(form, keys, *more, **most)
+    assert batch is not None, form
+    assert batch.again == ()
+    return batch.sql
+
+
 def ask(connection: psycopg.Connection[Any], sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
     """Run a statement with `$n` in it, the values being literals of no type."""
     for number in range(len(values), 0, -1):
@@ -132,8 +148,7 @@ def ask(connection: psycopg.Connection[Any], sql: str, values: list[Any]) -> lis
 def both(connection: psycopg.Connection[Any], sql: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], str]:
     """The rows of the loop, each behind the loop's value; those of the one query; and its text."""
     form, seven, values = normal(sql)
-    one = for_all(form, seven, INT4, counts=counts(sql))
-    assert one, form
+    one = query(form, ((seven, INT4),), counts=counts(sql))
     looped = []
     for value in VALUES:
         values[seven - 1] = str(value)
@@ -148,6 +163,12 @@ def test_rows(connection: psycopg.Connection[Any], sql: str) -> None:
     assert together
     added = len(together[0]) == len(looped[0])
     assert Counter(together) == Counter(row if added else row[1:] for row in looped)
+
+
+def test_a_column_that_is_cast_is_told_as_it_was_compared(connection: psycopg.Connection[Any]) -> None:
+    looped, together, _ = both(connection, "SELECT author_id, title FROM books WHERE author_id::text = '7'::text")
+    assert together
+    assert Counter(together) == Counter((str(value), *row) for value, *row in looped)
 
 
 def test_all_columns_of_another_table_do_not_tell_the_value(connection: psycopg.Connection[Any]) -> None:
@@ -182,7 +203,7 @@ def test_whether_there_are_any(connection: psycopg.Connection[Any], sql: str) ->
 )
 def test_the_one_row_of_a_unique_key(connection: psycopg.Connection[Any], sql: str) -> None:
     form, seven, values = normal(sql)
-    one = for_all(form, seven, unique=frozenset({"id"}), counts=counts(sql))
+    one = query(form, ((seven, 0),), frozenset({"id"}), counts(sql))
     assert "LIMIT" not in one
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     looped = []
@@ -199,14 +220,14 @@ def test_the_first_rows_of_each(connection: psycopg.Connection[Any], sql: str) -
     assert "LATERAL" in one
     assert Counter(together) == Counter(looped)
     form, seven, _ = normal(sql)
-    assert for_all(form, seven, counts=counts(sql)) == ""
+    assert for_all(form, ((seven, 0),), counts=counts(sql)) is None
 
 
 @pytest.mark.parametrize("sql", NOT_THE_ROW)
 def test_a_limit_is_kept_where_a_unique_key_does_not_do_the_same(connection: psycopg.Connection[Any], sql: str) -> None:
     form, seven, values = normal(sql)
-    assert for_all(form, seven, unique=frozenset({"id"}), counts=counts(sql)) == ""
-    one = for_all(form, seven, INT4, frozenset({"id"}), counts(sql))
+    assert for_all(form, ((seven, 0),), frozenset({"id"}), counts(sql)) is None
+    one = query(form, ((seven, INT4),), frozenset({"id"}), counts(sql))
     assert "LATERAL" in one
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     looped = []
@@ -218,14 +239,14 @@ def test_a_limit_is_kept_where_a_unique_key_does_not_do_the_same(connection: psy
 
 def test_whether_the_row_of_a_unique_key_is_there(connection: psycopg.Connection[Any]) -> None:
     form, seven, values = normal("SELECT 1 FROM authors WHERE id = 7")
-    one = for_all(form, seven, unique=frozenset({"id"}))
+    one = query(form, ((seven, 0),), frozenset({"id"}))
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     assert Counter(together) == Counter((value,) for value in VALUES if value <= 20)
 
 
 def test_a_value_of_null_finds_no_row_either(connection: psycopg.Connection[Any]) -> None:
     form, seven, values = normal("SELECT title, sold FROM books WHERE author_id = 7")
-    one = for_all(form, seven)
+    one = query(form, ((seven, 0),))
     given: list[Any] = [None if n == seven - 1 else value for n, value in enumerate(values)]
     assert ask(connection, form.replace(f"${seven}", "NULL"), given) == []
     assert ask(connection, one, [["NULL"] if n == seven - 1 else value for n, value in enumerate(values)]) == []
@@ -245,15 +266,16 @@ def test_a_limit_that_changes_is_not_known() -> None:
 @pytest.mark.parametrize("sql", NOTHING)
 def test_nothing_where_it_could_be_wrong(sql: str) -> None:
     form, seven, _ = normal(sql)
-    assert for_all(form, seven, INT4, counts=counts(sql)) == ""
+    assert for_all(form, ((seven, INT4),), counts=counts(sql)) is None
 
 
 def test_hostile_text_gives_nothing() -> None:
     for sql in ("SELECT " + "(" * 2_000 + "1", "SELECT pgtattle_slot_1 FROM t WHERE a = $1", "", "$1"):
-        assert for_all(sql, 1) == ""
+        assert for_all(sql, ((1, 0),)) is None
 
 
 @pytest.mark.parametrize("oid", [20, 21, 23])
 def test_an_integer_is_not_what_one_value_fits_in(oid: int) -> None:
-    one = for_all("SELECT id FROM books WHERE author_id = $1 ORDER BY id LIMIT $2", 1, oid, counts=frozenset({(2, 2)}))
+    sql = "SELECT id FROM books WHERE author_id = $1 ORDER BY id LIMIT $2"
+    one = query(sql, ((1, oid),), counts=frozenset({(2, 2)}))
     assert "UNNEST(CAST($1 AS BIGINT[]))" in one
