@@ -112,6 +112,19 @@ def keys_of(first: Execution, rows: list[Values], varying: set[int], compared: S
     return keys
 
 
+def key_names(keys: Sequence[Key]) -> str:
+    """The columns of a key one after another, without their tables if that is clear; empty where one is not known."""
+    columns = [key.columns[0] if key.columns else "" for key in keys]
+    names = [column.rpartition(".")[2] for column in columns]
+    return ", ".join(names if len(set(names)) == len(names) else columns) if all(names) else ""
+
+
+def all_of(keys: Sequence[Key], names: str) -> str:
+    """The condition that finds the rows of all keys of several columns."""
+    arrays = ", ".join(f"${place}" for place in range(1, len(keys) + 1))
+    return f"({names}) IN (SELECT * FROM unnest({arrays}))"
+
+
 def member(value: str) -> str:
     """The only member of an array in PostgreSQL's text form; any other value as it is."""
     if _array_length(value) > 1 or not (value.startswith("{") and value.endswith("}")):

@@ -72,6 +72,29 @@ NOT_THE_ROW = [
     "SELECT name FROM authors WHERE id = 7 LIMIT 1 OFFSET 1 ROWS",
     "SELECT name FROM authors WHERE id = 7 OFFSET 2 ROWS FETCH FIRST ROW ONLY",
 ]
+# By two columns, whose values vary together: 7 is one, 2 the other.
+KEYS = [
+    "SELECT title FROM books WHERE author_id = 7 AND sold = 2",
+    "SELECT sold, title FROM books WHERE sold = 2 AND price > 1 AND author_id = 7 ORDER BY title",
+    "SELECT b.* FROM books b JOIN authors a ON a.id = b.author_id WHERE (b.author_id, b.sold) = (7, 2)",
+    "SELECT author_id, title FROM books WHERE ((7 = author_id) AND sold IN (2)) AND (price = 3 OR price = 4)",
+    "SELECT title FROM books WHERE (sold, author_id) IN ((2, 7))",
+    "SELECT count(*), max(price) FROM books WHERE author_id = 7 AND sold = 2",
+    "SELECT 1 FROM books WHERE author_id = 7 AND sold = 2 LIMIT 1",
+    "SELECT id FROM books WHERE author_id = 7 AND sold = 2 ORDER BY id LIMIT 1",
+    "SELECT id FROM books WHERE author_id = 7 AND sold = 2 ORDER BY price, id OFFSET 1",
+]
+# What stands for one of two values is no column's own.
+NO_KEY = [
+    "SELECT title FROM books WHERE author_id = 7 AND sold > 2",
+    "SELECT title FROM books WHERE author_id = 7 AND (sold = 2 OR sold = 3)",
+    "SELECT title FROM books WHERE author_id = 7 AND NOT sold = 2",
+    "SELECT title FROM books WHERE author_id = 7 AND sold = 2 + 1",
+    "SELECT title, 2 FROM books WHERE author_id = 7",
+    "SELECT title FROM books WHERE author_id = 7 LIMIT 2",
+    "SELECT title FROM books WHERE (author_id, sold) < (7, 2)",
+    "SELECT title FROM books b JOIN authors a ON a.id = b.author_id AND a.born = 2 WHERE author_id = 7",
+]
 NOTHING = [
     "SELECT title FROM books WHERE author_id > 7",
     "SELECT title FROM books WHERE author_id = 7 OR sold = 1",
@@ -169,6 +192,72 @@ def test_a_column_that_is_cast_is_told_as_it_was_compared(connection: psycopg.Co
     looped, together, _ = both(connection, "SELECT author_id, title FROM books WHERE author_id::text = '7'::text")
     assert together
     assert Counter(together) == Counter((str(value), *row) for value, *row in looped)
+
+
+def two(sql: str) -> tuple[str, dict[int, str], tuple[int, int]]:
+    """The normal form, its values, and the placeholders of 7 and 2."""
+    (text,) = Texts().read(sql)
+    values = {slot.number: slot.value for slot in text.slots}
+    seven, second = (next(number for number, value in values.items() if value == one) for one in ("7", "2"))
+    return text.statement.sql, values, (seven, second)
+
+
+def looped_by_two(connection: psycopg.Connection[Any], sql: str, turns: list[tuple[int, int]]) -> list[tuple[Any, ...]]:
+    """The rows of the loop, each behind the loop's values; a count of none is left out."""
+    form, values, (seven, second) = two(sql)
+    rows: list[tuple[Any, ...]] = []
+    for one, other in turns:
+        values |= {seven: str(one), second: str(other)}
+        found = ask(connection, form, [values[number] for number in sorted(values)])
+        rows += [(one, other, *row) for row in found if row[0] != 0]
+    return rows
+
+
+def same_rows(looped: list[tuple[Any, ...]], together: list[tuple[Any, ...]]) -> bool:
+    """True where both have the same rows, whichever of the keys' columns the rows had already."""
+    return any(
+        Counter(together) == Counter(tuple(row[place] for place in places) + row[2:] for row in looped)
+        for places in ((), (0,), (1,), (0, 1), (1, 0))
+    )
+
+
+@pytest.mark.parametrize("sql", KEYS)
+def test_rows_of_a_key_of_two_columns(connection: psycopg.Connection[Any], sql: str) -> None:
+    turns = [(7, 2), (3, 1), (3, 2), (5, 3), (999, 0)]
+    form, values, (seven, second) = two(sql)
+    one = query(form, ((seven, INT4), (second, INT4)), counts=counts(sql))
+    arrays: dict[int, Any] = {**values, seven: [turn[0] for turn in turns], second: [turn[1] for turn in turns]}
+    together = ask(connection, one, [arrays[number] for number in sorted(arrays)])
+    looped = looped_by_two(connection, sql, turns)
+    assert together
+    if "LIMIT 1" in sql and "SELECT 1" in sql:
+        looped = [row[:2] for row in looped]
+    assert same_rows(looped, together), one
+
+
+@pytest.mark.parametrize("sql", KEYS[:7])
+def test_a_key_whose_types_are_not_known_shows_two_rows(connection: psycopg.Connection[Any], sql: str) -> None:
+    turns = [(7, 2), (3, 1)]
+    form, values, (seven, second) = two(sql)
+    batch = for_all(form, ((seven, INT4), (second, 0)), counts=counts(sql))
+    assert batch is not None
+    assert sorted(batch.again) == sorted((seven, second))
+    given: dict[int, Any] = dict(values)
+    for place, number in enumerate(batch.again, start=max(values) + 1):
+        given[place] = turns[1][0 if number == seven else 1]
+    together = ask(connection, batch.sql, [given[number] for number in sorted(given)])
+    looped = looped_by_two(connection, sql, turns)
+    if "SELECT 1" in sql:
+        looped = [row[:2] for row in looped]
+    assert together
+    assert same_rows(looped, together), batch.sql
+
+
+@pytest.mark.parametrize("sql", NO_KEY)
+def test_nothing_by_one_column_of_a_key(sql: str) -> None:
+    form, _, (seven, second) = two(sql)
+    for oid in (INT4, 0):
+        assert for_all(form, ((seven, oid), (second, oid)), counts=counts(sql)) is None
 
 
 def test_all_columns_of_another_table_do_not_tell_the_value(connection: psycopg.Connection[Any]) -> None:
