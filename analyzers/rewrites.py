@@ -9,7 +9,7 @@ shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -212,10 +212,13 @@ def array_of(executions: Sequence[Execution], keys: Sequence[Key]) -> tuple[Para
     return _in_order(given)
 
 
-def arrays_of(executions: Sequence[Execution]) -> tuple[Parameter, ...]:
-    """The parameters of a statement in which every placeholder stands for an array, a member for each turn."""
-    given: dict[int, Parameter] = {}
-    for number in values_of(executions[0]):
+def arrays_of(executions: Sequence[Execution], numbers: Collection[int]) -> tuple[Parameter, ...]:
+    """The parameters of a statement in which these placeholders stand for arrays, a member for each turn.
+
+    The others are those of the first turn.
+    """
+    given = values_of(executions[0])
+    for number in numbers:
         members = _members(executions, number)
         if members is None:
             return ()
