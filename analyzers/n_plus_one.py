@@ -16,7 +16,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
-from pgtattle.analyzers.parents import EACH
+from pgtattle.analyzers.parents import is_each
 from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of, rows_of
@@ -181,8 +181,7 @@ def _heard(unit: Unit, loop: Repetition) -> bool:
     """A connection may serve one request after another: without a mark, something must have given the values."""
     if unit.confidence == "strong" or unit.kind == "transaction" or loop.in_transaction:
         return True
-    rounds = loop.parent.rounds if loop.parent is not None and not loop.walk else 1
-    if loop.proven and (rounds == 1 or len(loop.executions) >= EACH * rounds):
+    if loop.proven and (loop.walk or loop.parent is None or is_each(loop.parent, len(loop.executions))):
         return True
     before = loop.read_before
     enough = unit.kind == "connection" or len(loop.executions) >= MANY

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
+from pgtattle.analyzers.feeds import Results
 from pgtattle.analyzers.keys import Keys
-from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents, Results
+from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.values import (
@@ -234,7 +235,9 @@ class Repetitions:
         walk = ""
         if len(distinct) >= LEAST and len(group) >= proven_min and keys:
             loop = Loop(executions, [key for key in keys if key.asks], tables)
-            parent = self._parents.of(loop, results, group, self.tables)
+            parent = self._parents.of(loop, results, group, proven_min, self.tables)
+            if parent is not None and parent.first:
+                return self._judge(all_, group[parent.first :], members, retried, proven_min, results)
             if parent is None or not parent.proven:
                 walk = walked(loop, self._samples, self._keys)
         proven = bool(walk) or (parent is not None and parent.proven)
