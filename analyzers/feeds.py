@@ -84,16 +84,18 @@ class Results:
         own = executions[0].text.statement.fingerprint
         places: list[_Result] = []
         columns: list[Sequence[Column]] = []
+        several = 0
         for fingerprint, results in self._results.items():
             (_, execution, sample) = results[0]
             numbers = [number for number, one in enumerate(sample.columns) if is_linked(execution, one.field)]
             if fingerprint == own or not numbers:
                 continue
+            several += len(numbers)
             for place, execution, sample in results[:MAX_RESULTS]:
                 held = [sample.columns[number] for number in numbers if number < len(sample.columns)]
                 places.append((place, execution, sample))
                 columns.append([_interleaved(held)] if held else [])
-        if not places:
+        if several < 2:
             return None
         order = sorted(range(len(places)), key=lambda one: places[one][0])
         results, parts = [places[one] for one in order], [columns[one] for one in order if columns[one]]
