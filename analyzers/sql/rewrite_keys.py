@@ -147,9 +147,10 @@ def equal(key: exp.Expr, value: exp.Expr) -> Equal | None:
     from sqlglot import exp
 
     key, value = key.unnest(), value.unnest()
-    array = isinstance(value, exp.Any)
+    some = isinstance(value, exp.Anonymous) and value.name.upper() == "SOME" and len(value.expressions) == 1
+    array = some or isinstance(value, exp.Any)
     if array:
-        value = value.this.unnest()
+        value = (value.expressions[0] if some else value.this).unnest()
         if isinstance(value, exp.Array):
             if len(value.expressions) != 1:
                 return None

@@ -39,6 +39,7 @@ ROWS = [
     "SELECT title FROM books WHERE 7 = author_id",
     "SELECT title FROM books WHERE (author_id) = (7)",
     "SELECT title FROM books WHERE author_id = ANY(ARRAY[7])",
+    "SELECT title FROM books WHERE author_id = SOME(ARRAY[7])",
     "SELECT title FROM books WHERE author_id OPERATOR(pg_catalog.=) 7 AND sold = 1",
     "SELECT title FROM books WHERE author_id IS NOT DISTINCT FROM 7",
     "SELECT title FROM books b WHERE b.author_id = CAST('7' AS int)",
