@@ -7,7 +7,7 @@ the query of the first loop. Without a request's own id, and without the proof t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, NamedTuple
 
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
@@ -22,7 +22,7 @@ from pgtattle.analyzers.repetition import Repetition, Repetitions
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of, rows_of
 from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
-from pgtattle.analyzers.values import MOST, Key, all_of, key_names
+from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import (
@@ -321,11 +321,12 @@ def _part(loop: Repetition, tables: Tables) -> LoopPart:
     )
 
 
-def _query_of(keys: Sequence[Key], key: str) -> str:
+def _query_of(loop: Repetition) -> str:
     """What reads all at once, in SQL's words; only by all columns of a key together."""
-    if len(keys) == 1:
-        return "a join, or = ANY($1) with a list"
-    return f"a join, or {all_of(keys, key)} with an array for each column" if key else "a join"
+    finder = loop.finder
+    if len(loop.keys) > 1:
+        return f"a join, or {finder.condition} with an array for each column" if finder.keys else "a join"
+    return f"a join, or {finder.condition if finder.same else '= ANY($1)'} with a list"
 
 
 def _advice(body: Body, about: _About) -> str:
@@ -338,10 +339,9 @@ def _advice(body: Body, about: _About) -> str:
             "one query"
         ]
     else:
-        key = key_names(loop.keys)
-        what = f"{loop.distinct} values of ({key})" if len(loop.keys) > 1 and key else f"{loop.distinct} values"
-        how = f"at once with {eager}" if eager else f"in one query: {_query_of(loop.keys, key)}"
-        words = [f"Load all {what} {how}"]
+        key = f" of ({', '.join(loop.finder.keys)})" if len(loop.finder.keys) > 1 else ""
+        how = f"at once with {eager}" if eager else f"in one query: {_query_of(loop)}"
+        words = [f"Load all {loop.distinct} values{key} {how}"]
         if about.confidence == "proven" and loop.parent is not None:
             words.append(f"its values are {loop.parent.column} of the query on {about.parent} before")
             if loop.parent.execution.ended_ns > loop.executions[0].started_ns:

@@ -23,9 +23,12 @@ from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.values import (
     MOST,
+    NO_FINDER,
+    Finder,
     Key,
     Values,
     are_known,
+    finder_of,
     is_listed,
     is_paged,
     keys_of,
@@ -73,12 +76,23 @@ class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
     `distinct` counts different values. `keys` are the placeholders that a loop varies; none where their number does.
-    `parent` gave a loop its values, surely or likely; or it is a
+    `finder` has their columns. `parent` gave a loop its values, surely or likely; or it is a
     `walk`, and that column of its own results did. `read_before` is the last read before the first of them that is
     itself not repeated: where the values may come from.
     """
 
-    __slots__ = ("distinct", "executions", "keys", "parent", "read_before", "shape", "statement", "tables", "walk")
+    __slots__ = (
+        "distinct",
+        "executions",
+        "finder",
+        "keys",
+        "parent",
+        "read_before",
+        "shape",
+        "statement",
+        "tables",
+        "walk",
+    )
 
     def __init__(
         self,
@@ -89,11 +103,13 @@ class Repetition:
         read_before: Source | None,
         parent: Parent | None = None,
         keys: Sequence[Key] = (),
+        finder: Finder = NO_FINDER,
         walk: str = "",
     ) -> None:
         self.parent = parent
         self.walk = walk
         self.keys = keys
+        self.finder = finder
         self.shape = shape
         self.executions = executions
         self.statement: Statement = executions[0].statement
@@ -230,7 +246,8 @@ class Repetitions:
         distinct = Counter(values)
         before = self._read_before(all_, group[0], members)
         varying = varying_places(executions[0], rows)
-        keys = keys_of(executions[0], rows, varying, self._facts.of(text).compared) if varying else []
+        compared = self._facts.of(text).compared
+        keys = keys_of(executions[0], rows, varying, compared) if varying else []
         parent: Parent | None = None
         walk = ""
         if len(distinct) >= LEAST and len(group) >= proven_min and keys:
@@ -246,7 +263,8 @@ class Repetitions:
                 return None
             if self._checks(all_, group, tables):
                 return None
-            return Repetition("loop", executions, len(distinct), tables, before, parent, keys, walk)
+            finder = finder_of(keys, compared)
+            return Repetition("loop", executions, len(distinct), tables, before, parent, keys, finder, walk)
         again = self._unchanged(all_, group, values, tables)
         if len(again) < self._repeat_min or VOLATILE.search(text.statement.sql):
             return None

@@ -58,14 +58,15 @@ class Candidate(NamedTuple):
 class _Rewrite:
     """What is known of a rewrite: shown as `sql` with a status and the planner's costs, once it was answered.
 
-    `turns` are those of the loop that was asked about last; `all_cost` is of all of them at once, `one_cost` of one.
+    `turns` are those of the loop that was asked about last, and the values of `given` of them were; `all_cost` is of
+    these at once, `one_cost` of one.
     """
 
-    __slots__ = ("all_cost", "answered", "asked_ns", "one_cost", "sql", "status", "turns")
+    __slots__ = ("all_cost", "answered", "asked_ns", "given", "one_cost", "sql", "status", "turns")
 
     def __init__(self) -> None:
         self.asked_ns = 0
-        self.turns = 0
+        self.turns = self.given = 0
         self.answered = False
         self.sql = ""
         self.status: SuggestionStatus = "unverified"
@@ -75,7 +76,7 @@ class _Rewrite:
         """What the planner expects, for people who look at a loop of so many turns."""
         if self.status == "unverified":
             return ""
-        all_ = f"all {turns}" if turns == self.turns else f"{self.turns} of them"
+        all_ = f"all {turns}" if turns == self.given else f"{self.given} of them"
         return f"The planner expects {self.all_cost:,.2f} for {all_} at once, and {self.one_cost:,.2f} for one alone."
 
     def learn(self, answer: RewriteAnswer) -> None:
@@ -119,12 +120,12 @@ class Rewrites:
             if rewrite is None:
                 rewrite = _Rewrite()
                 self._rewrites.put(key, rewrite)
-            longer = candidate.given >= LONGER * rewrite.turns and key not in self._asked
+            longer = candidate.turns >= LONGER * rewrite.turns and key not in self._asked
             due = longer or finding.at_ns - rewrite.asked_ns >= ASK_AGAIN_NS
             asks = due and self._may_ask(finding.at_ns)
             if asks:
                 rewrite.asked_ns = self._asked[key] = finding.at_ns
-                rewrite.turns = candidate.given
+                rewrite.turns, rewrite.given = candidate.turns, candidate.given
                 questions.append(
                     RewriteQuestion(
                         database=database,

@@ -32,7 +32,7 @@ from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_
 from pgtattle.analyzers.sql.facts import Facts
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
-from pgtattle.analyzers.values import MOST, Key, all_of, key_names, keys_of, varying_places
+from pgtattle.analyzers.values import MOST, Finder, finder_of, keys_of, varying_places
 from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, Severity, Suggestion, UnitRef, WriteLoopEvidence
@@ -128,7 +128,7 @@ class RowByRowWrite(Analyzer):
             # The same row again and again: a counter, a heartbeat, a queue.
             return ()
         checked = executions[0].text.statement.command == "INSERT" and self._checked(all_, group, tables)
-        finding = _finding(unit, executions, distinct, tables, checked, _key_of(executions, facts))
+        finding = _finding(unit, executions, distinct, tables, checked, _finder_of(executions, facts))
         finding, questions = self._rewrites.suggest(finding, _candidates(executions))
         return finding, *questions
 
@@ -177,12 +177,12 @@ def _telling(first: Execution, facts: Facts) -> frozenset[int] | None:
     )
 
 
-def _key_of(executions: Sequence[Execution], facts: Facts) -> list[Key]:
-    """What tells the rows of a loop apart: the columns of its conditions whose values change."""
+def _finder_of(executions: Sequence[Execution], facts: Facts) -> Finder:
+    """By which columns the writes of a loop find their rows."""
     rows = [execution.values for execution in executions]
     varying = varying_places(executions[0], rows)
     keys = keys_of(executions[0], rows, varying, facts.compared) if varying else []
-    return [key for key in keys if key.columns]
+    return finder_of([key for key in keys if key.columns], facts.compared)
 
 
 def _values(execution: Execution, told: frozenset[int] | None) -> tuple[str | None, ...]:
@@ -208,7 +208,7 @@ def _finding(
     distinct: int,
     tables: tuple[str, ...],
     checked: bool,
-    keys: Sequence[Key],
+    finder: Finder,
 ) -> Finding:
     count, first = len(executions), executions[0]
     statement = first.text.statement
@@ -244,16 +244,16 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(text=_advice(executions, alone, checked, keys)),
+        suggestion=Suggestion(text=_advice(executions, alone, checked, finder)),
         at_ns=unit.ended_ns,
         unit_id=unit.id,
     )
 
 
-def _advice(executions: Sequence[Execution], alone: bool, checked: bool, keys: Sequence[Key]) -> str:
+def _advice(executions: Sequence[Execution], alone: bool, checked: bool, finder: Finder) -> str:
     statement = executions[0].text.statement
     bulk = word_of_framework(executions, _BULK) if statement.command != "MERGE" else ""
-    how = f"use {bulk}" if bulk else _how(statement, keys)
+    how = f"use {bulk}" if bulk else _how(statement, finder)
     words = [f"{len(executions)} round trips write what one can: {how}"]
     if checked:
         words.append(
@@ -265,9 +265,8 @@ def _advice(executions: Sequence[Execution], alone: bool, checked: bool, keys: S
     return "; ".join(words) + "."
 
 
-def _how(statement: Statement, keys: Sequence[Key]) -> str:
+def _how(statement: Statement, finder: Finder) -> str:
     """One statement for all, in SQL's words; rows are found by all columns of a key together."""
-    names = key_names(keys)
     match statement.command:
         case "MERGE":
             return _MERGE
@@ -275,11 +274,11 @@ def _how(statement: Statement, keys: Sequence[Key]) -> str:
             upsert = " DO UPDATE " in statement.sql
             return f"insert them with {_INSERT}, {'in which no key is twice' if upsert else 'or with COPY'}"
         case "UPDATE":
-            by = f", by ({names}) together" if len(keys) > 1 and names else ""
+            columns = (*finder.same, *finder.keys)
+            by = f", by ({', '.join(columns)}) together" if len(columns) > 1 else ""
             return f"change them with one UPDATE … FROM (VALUES …) or FROM unnest(…){by}"
         case _:
-            rows = all_of(keys, names) if len(keys) > 1 and names else f"{names or 'key'} = ANY($1)"
-            return f"delete them with one DELETE … WHERE {rows}"
+            return f"delete them with one DELETE … WHERE {finder.condition or 'key = ANY($1)'}"
 
 
 def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
@@ -299,7 +298,7 @@ def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
             # Of two changes of one row a loop leaves the later, one statement either, or it fails.
             return []
     given = rows_of(executions, write.again) if write.again else arrays_of(executions, varying)
-    return [Candidate(write.sql, given, first, len(executions), len(executions))] if given else []
+    return [Candidate(write.sql, given, first, len(turns), 2 if write.again else len(turns))] if given else []
 
 
 def _types_of(executions: Sequence[Execution]) -> tuple[tuple[int, str], ...]:

@@ -112,17 +112,41 @@ def keys_of(first: Execution, rows: list[Values], varying: set[int], compared: S
     return keys
 
 
-def key_names(keys: Sequence[Key]) -> str:
-    """The columns of a key one after another, without their tables if that is clear; empty where one is not known."""
-    columns = [key.columns[0] if key.columns else "" for key in keys]
+def names_of(columns: Sequence[str]) -> list[str]:
+    """Columns without their tables where that is clear."""
     names = [column.rpartition(".")[2] for column in columns]
-    return ", ".join(names if len(set(names)) == len(names) else columns) if all(names) else ""
+    return names if len(set(names)) == len(names) else list(columns)
 
 
-def all_of(keys: Sequence[Key], names: str) -> str:
-    """The condition that finds the rows of all keys of several columns."""
-    arrays = ", ".join(f"${place}" for place in range(1, len(keys) + 1))
-    return f"({names}) IN (SELECT * FROM unnest({arrays}))"
+class Finder(NamedTuple):
+    """The columns by which a loop finds its rows: those whose value is the `same` in all turns, and its `keys`."""
+
+    same: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    @property
+    def condition(self) -> str:
+        """What finds the rows of all turns; without one of the columns it would find others, too."""
+        if not self.keys:
+            return ""
+        places = [f"${place}" for place in range(1, len(self.same) + len(self.keys) + 1)]
+        arrays = places[len(self.same) :]
+        several = f"({', '.join(self.keys)}) IN (SELECT * FROM unnest({', '.join(arrays)}))"
+        last = several if len(self.keys) > 1 else f"{self.keys[0]} = ANY({arrays[0]})"
+        return " AND ".join([f"{name} = {place}" for name, place in zip(self.same, places, strict=False)] + [last])
+
+
+NO_FINDER: Final = Finder()
+
+
+def finder_of(keys: Sequence[Key], compared: Sequence[Compared]) -> Finder:
+    """By which columns the rows of a loop are found; none if one of them is not known."""
+    if not keys or not all(key.columns for key in keys):
+        return NO_FINDER
+    varying = {key.number for key in keys}
+    same = [one.column for one in compared if one.always and not one.array and one.number not in varying]
+    names = names_of([*same, *(key.columns[0] for key in keys)])
+    return Finder(tuple(names[: len(same)]), tuple(names[len(same) :]))
 
 
 def member(value: str) -> str:

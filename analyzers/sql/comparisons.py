@@ -20,12 +20,17 @@ NumberOf = Callable[["exp.Expr"], "int | None"]
 
 
 class Equality(NamedTuple):
-    """A column that equals a placeholder, or a member of it where it is an `array`; `node` compares them."""
+    """A column that equals a placeholder, or a member of it where it is an `array`; `node` compares them.
+
+    `always`: a row of the statement is not found without it. Others stand in a join, a subquery or beside an OR; or the
+    placeholder may stand for a list of them.
+    """
 
     column: exp.Column
     number: int
     array: bool
     node: exp.Expr
+    always: bool
 
 
 def equalities(tree: exp.Expr, number_of: NumberOf) -> Iterator[Equality]:
@@ -43,7 +48,7 @@ def equalities(tree: exp.Expr, number_of: NumberOf) -> Iterator[Equality]:
             for column, value in ((plain(one), other), (plain(other), one)):
                 if isinstance(column, exp.Column) and number_of(column) is None and not constants.has(column):
                     for number, array in constants.behind(value):
-                        yield Equality(column, number, array, node)
+                        yield Equality(column, number, array, node, _always(node, tree))
     for insert in tree.find_all(exp.Insert):
         yield from _conflicts(insert, constants)
 
@@ -73,6 +78,16 @@ def _negated(node: exp.Expr) -> bool | None:
         node, above = above, above.parent
     conditions = isinstance(above, (exp.Where, exp.Having))
     return negated if conditions or (isinstance(above, (exp.Join, exp.Merge)) and node.arg_key == "on") else None
+
+
+def _always(node: exp.Expr, tree: exp.Expr) -> bool:
+    from sqlglot import exp
+
+    above = node.parent
+    while isinstance(above, (exp.And, exp.Paren)):
+        above = above.parent
+    listed = node.find(exp.Any, exp.Array) or (isinstance(node, exp.In) and not isinstance(node.this, exp.Tuple))
+    return isinstance(above, exp.Where) and above.parent is tree and not listed
 
 
 def _sides(node: exp.Expr) -> Iterator[tuple[exp.Expr, exp.Expr]]:
@@ -205,4 +220,4 @@ def _conflicts(insert: exp.Insert, constants: _Constants) -> Iterator[Equality]:
     for name, value in zip(schema.expressions, values, strict=False):
         if name.name in keys:
             for number, array in constants.behind(value):
-                yield Equality(exp.column(name.name), number, array, conflict)
+                yield Equality(exp.column(name.name), number, array, conflict, True)

@@ -35,11 +35,15 @@ class ColumnUse(Struct, frozen=True):
 
 
 class Compared(Struct, frozen=True):
-    """A column, named as in the statement, that has to equal the placeholder `number`, or a member of its `array`."""
+    """A column, named as in the statement, that has to equal the placeholder `number`, or a member of its `array`.
+
+    `always`: in every row that the statement finds.
+    """
 
     number: int
     column: str
     array: bool = False
+    always: bool = False
 
 
 class Facts(Struct, frozen=True):
@@ -98,7 +102,7 @@ def _compared(tree: exp.Expr) -> tuple[Compared, ...]:
     found: dict[Compared, None] = {}
     for one in equalities(tree, number_of):
         name = ".".join(part.name for part in one.column.parts)
-        found.setdefault(Compared(one.number, name, one.array))
+        found.setdefault(Compared(one.number, name, one.array, one.always))
     return tuple(sorted(found, key=lambda one: one.number))[:MAX_USES]
 
 
