@@ -44,6 +44,7 @@ COMPILED = (
     "analyzers/cache_churn.py",
     "analyzers/cacheable.py",
     "analyzers/fan_out.py",
+    "analyzers/feeds.py",
     "analyzers/freshness.py",
     "analyzers/injection.py",
     "analyzers/keys.py",

@@ -16,10 +16,10 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
-from pgtattle.analyzers.parents import EACH
+from pgtattle.analyzers.parents import is_each
 from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import Repetition, Repetitions
-from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of
+from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, array_of, counts_of, rows_of
 from pgtattle.analyzers.scaling import Scale, Scaling
 from pgtattle.analyzers.sql.rewrite import for_all
 from pgtattle.analyzers.values import MOST
@@ -138,13 +138,17 @@ class NPlusOne(Analyzer):
 
     def _candidate(self, loop: Repetition) -> Candidate | None:
         """One query for all turns of a loop, where there is one."""
-        first = loop.executions[0]
-        if are_listed(loop.executions):
+        executions, keys = loop.executions, loop.keys
+        if are_listed(executions) or not all(key.asks for key in keys):
             return None
+        first, turns = executions[0], len(executions)
         unique = self._keys.unique(first.connection.database, loop.tables)
-        sql = for_all(loop.statement.sql, *loop.place, unique, counts_of(loop.executions))
-        values = array_of(loop.executions, loop.place[0]) if sql else ()
-        return Candidate(sql, values, first, len(loop.executions)) if values else None
+        places = tuple((key.number, key.oid) for key in keys)
+        batch = for_all(loop.statement.sql, places, unique, counts_of(executions))
+        if batch is None:
+            return None
+        values = rows_of(executions, batch.again) if batch.again else array_of(executions, keys)
+        return Candidate(batch.sql, values, first, turns, 2 if batch.again else turns) if values else None
 
     def _scale(self, unit: Unit, loop: Repetition, complete: bool) -> Scale:
         """How the turns of a loop follow the rows of what drove it, in all units so far."""
@@ -177,8 +181,7 @@ def _heard(unit: Unit, loop: Repetition) -> bool:
     """A connection may serve one request after another: without a mark, something must have given the values."""
     if unit.confidence == "strong" or unit.kind == "transaction" or loop.in_transaction:
         return True
-    rounds = loop.parent.rounds if loop.parent is not None and not loop.walk else 1
-    if loop.proven and (rounds == 1 or len(loop.executions) >= EACH * rounds):
+    if loop.proven and (loop.walk or loop.parent is None or is_each(loop.parent, len(loop.executions))):
         return True
     before = loop.read_before
     enough = unit.kind == "connection" or len(loop.executions) >= MANY
@@ -318,6 +321,14 @@ def _part(loop: Repetition, tables: Tables) -> LoopPart:
     )
 
 
+def _query_of(loop: Repetition) -> str:
+    """What reads all at once, in SQL's words; only by all columns of a key together."""
+    finder = loop.finder
+    if len(loop.keys) > 1:
+        return f"a join, or {finder.condition} with an array for each column" if finder.keys else "a join"
+    return f"a join, or {finder.condition if finder.same else '= ANY($1)'} with a list"
+
+
 def _advice(body: Body, about: _About) -> str:
     loop = body.loops[0]
     count = len(loop.executions)
@@ -328,8 +339,9 @@ def _advice(body: Body, about: _About) -> str:
             "one query"
         ]
     else:
-        how = f"at once with {eager}" if eager else "in one query: a join, or = ANY($1) with a list"
-        words = [f"Load all {loop.distinct} values {how}"]
+        key = f" of ({', '.join(loop.finder.keys)})" if len(loop.finder.keys) > 1 else ""
+        how = f"at once with {eager}" if eager else f"in one query: {_query_of(loop)}"
+        words = [f"Load all {loop.distinct} values{key} {how}"]
         if about.confidence == "proven" and loop.parent is not None:
             words.append(f"its values are {loop.parent.column} of the query on {about.parent} before")
             if loop.parent.execution.ended_ns > loop.executions[0].started_ns:

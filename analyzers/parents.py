@@ -1,6 +1,6 @@
 """Which earlier query gave a loop its values: the parent of an N+1, and whether that is proven.
 
-Enters: the executions of a loop, those before it, and the hashed samples of their results. Leaves: the parent and its
+Enters: the executions of a loop, and the hashed samples of results before its turns. Leaves: the parent and its
 column, with the evidence. Nothing here knows a value of a result; the values of the loop are hashed to be compared.
 
 That all values of a loop stand in a column says little alone: small numbers stand in almost any column of ids. It is
@@ -12,17 +12,17 @@ proof together with one of these: a foreign key links the two columns, or their 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from operator import itemgetter
 from statistics import median
 from typing import Final, NamedTuple
 
+from pgtattle.analyzers.feeds import Feed, Results
 from pgtattle.analyzers.keys import Keys
-from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.values import Key
 from pgtattle.proxy.execution import Execution
-from pgtattle.proxy.wire.rows import Column, Sample, hashed
+from pgtattle.proxy.wire.rows import Field, hashed
 
 CONTAINED: Final = 0.9
 """So much of a loop's values must stand in the column."""
@@ -32,12 +32,10 @@ SPARSE: Final = 10
 """Numbers are sparse whose distances make a range of so many times the column's different values; so are texts of
 `LONG` characters."""
 LONG: Final = 16
-MAX_PARENTS: Final = 20
-"""Statements whose results are looked at, the latest first."""
-MAX_RESULTS: Final = 100
-"""Results of one statement that are looked at as one."""
 EACH: Final = 5
 """Turns for each of several results from which they are surely a loop in a loop."""
+COVERED: Final = 0.8
+"""So much of the rows' values must be asked for where there are fewer turns."""
 LEAST: Final = 3
 """Different values without which nothing is proven."""
 
@@ -50,10 +48,12 @@ _COMMON: Final = _KEYS | frozenset(("name", "code", "type", "status", "kind", "s
 class Parent(NamedTuple):
     """A query that gave a loop its values: its column, the loop's own column, and by which evidence.
 
-    `evidence` is of `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's
-    values that the loop asked for; 1.0 is a query for every row. `rows` are those of all results that are as one,
-    and `rounds` counts the results where some came between the turns. `in_order`: they came as the rows do, which of
-    sorted ones says little, and of others that they did not come from a loop over the rows where it is false.
+    Where several values vary together, `column` and `child` name all that came from the same rows. `evidence` is of
+    `key names order sparse`, and proof where it is not empty. `coverage` is the share of the column's values that the
+    loop asked for; 1.0 is a query for every row. `rows` are those of all results that are as one, and `rounds` counts
+    the results where some came between the turns. `in_order`: they came as the rows do, which of sorted ones says
+    little, and of others that they did not come from a loop over the rows where it is false. The `first` turns came
+    before any of the results: they are strays, and not of the loop.
     """
 
     execution: Execution
@@ -64,6 +64,7 @@ class Parent(NamedTuple):
     in_order: bool
     rows: int
     rounds: int
+    first: int
 
     @property
     def proven(self) -> bool:
@@ -72,78 +73,22 @@ class Parent(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop: its executions, and for each varying value the column it is compared to and the values in order."""
+    """A loop: its executions, and what they ask for by their conditions."""
 
     executions: Sequence[Execution]
-    slots: Sequence[tuple[str, list[str]]]
+    keys: Sequence[Key]
     tables: tuple[str, ...]
 
 
-class _Fed(NamedTuple):
-    """Results of one statement that are as one, `parts`; `execution` is the last before a loop's first turn.
+class _Match(NamedTuple):
+    """A column of a result, by `number`, that holds the values of one of a loop's keys, by `place`."""
 
-    `given` counts for each turn those that came before it, where some came between the turns: a loop in a loop. It may
-    be shorter than the loop, which then is told by its first turns.
-    """
-
-    execution: Execution
-    columns: Sequence[Column]
-    parts: Sequence[Sample]
-    given: Sequence[int]
-    rows: int
-
-
-class Results:
-    """The sampled results of one unit, by statement, for all of its loops."""
-
-    def __init__(self, executions: Sequence[Execution], samples: Samples) -> None:
-        self._results: dict[str, list[tuple[int, Execution, Sample]]] = {}
-        self._columns: dict[tuple[str, int, int], Sequence[Column]] = {}
-        for index, execution in enumerate(executions):
-            sample = samples.of(execution.id)
-            if sample is not None:
-                self._results.setdefault(execution.text.statement.fingerprint, []).append((index, execution, sample))
-
-    def before(self, first: Execution, turns: Sequence[int]) -> Iterator[_Fed]:
-        """The results that began before a loop whose turns are at these places, the latest statement first.
-
-        Those of one statement are as one result, for a loop's may be the parent of another: those before the first
-        turn, then with them those that came between the turns.
-        """
-        index = turns[0]
-        found: list[tuple[int, str, int]] = []
-        for fingerprint, results in self._results.items():
-            if fingerprint == first.text.statement.fingerprint:
-                continue
-            count = bisect_left(results, index, key=itemgetter(0))
-            while count and (results[count - 1][1].first_row_ns or results[count - 1][1].ended_ns) > first.started_ns:
-                count -= 1
-            if count:
-                found.append((results[count - 1][0], fingerprint, count))
-        for _, fingerprint, count in sorted(found, reverse=True)[:MAX_PARENTS]:
-            results = self._results[fingerprint]
-            start = max(0, count - MAX_RESULTS)
-            yield self._fed(fingerprint, start, count, count, ())
-            if count < len(results) and results[count][0] < turns[-1]:
-                places = [place for place, _, _ in results[start : start + MAX_RESULTS + 1]]
-                given = [bisect_left(places, turn) for turn in turns]
-                given = given[: bisect_left(given, MAX_RESULTS + 1)]
-                yield self._fed(fingerprint, start, start + given[-1], count, given)
-
-    def _fed(self, fingerprint: str, start: int, end: int, before: int, given: Sequence[int]) -> _Fed:
-        results = self._results[fingerprint]
-        parts = [sample for _, _, sample in results[start:end]]
-        rows = sum(execution.rows for _, execution, _ in results[start:end])
-        return _Fed(results[before - 1][1], self._together(fingerprint, start, end), parts, given, rows)
-
-    def _together(self, fingerprint: str, start: int, end: int) -> Sequence[Column]:
-        """The columns of some results of a statement, one after another."""
-        key = (fingerprint, start, end)
-        known = self._columns.get(key)
-        if known is None:
-            samples = [sample for _, _, sample in self._results[fingerprint][start:end]]
-            known = self._columns[key] = samples[0].columns if len(samples) == 1 else _joined(samples)
-        return known
+    rank: tuple[int, bool, int]
+    place: int
+    number: int
+    child: str
+    evidence: tuple[str, ...]
+    in_order: bool
 
 
 class Parents:
@@ -153,58 +98,142 @@ class Parents:
         self._keys = keys
 
     def of(
-        self, loop: Loop, results: Results, turns: Sequence[int], tables: Callable[[Execution], tuple[str, ...]]
+        self,
+        loop: Loop,
+        results: Results,
+        turns: Sequence[int],
+        least: int,
+        tables: Callable[[Execution], tuple[str, ...]],
     ) -> Parent | None:
         """The parent of a loop whose turns are at these places of its unit; `tables` tells those of an execution.
 
-        The latest proven one; else the latest that holds the values at all.
+        The one that proves most turns, `least` of them at least, and of several the latest; else the linked columns of
+        several lists together; else the latest that holds the values at all.
         """
         likely: Parent | None = None
         plain: Parent | None = None
-        for fed in results.before(loop.executions[0], turns):
-            found = self._best(loop, fed, tables(fed.execution))
-            if not fed.given:
-                if plain is not None:
-                    return plain
-                if found is not None and found.proven:
+        for feed in results.feeds(loop.executions, turns, least):
+            if plain is not None and not feed.given:
+                break
+            found = self._best(loop, feed, tables)
+            if found is not None and found.proven:
+                if not feed.given:
                     plain = found
-            elif found is not None and found.proven and (plain is None or _nested(found, plain, len(turns))):
-                return found
-            likely = likely or found
+                elif plain is None or _nested(found, plain, len(turns)):
+                    plain = found
+                    break
+            if feed.first == 0:
+                likely = likely or found
+        if plain is not None and plain.first == 0:
+            return plain
+        several = self._of_several(loop, results, turns, least, tables)
+        if several is not None and (plain is None or several.first < plain.first):
+            return several
         return plain or likely
 
-    def _best(self, loop: Loop, fed: _Fed, tables: tuple[str, ...]) -> Parent | None:
-        best: Parent | None = None
-        rank: tuple[int, bool, int] = (-1, False, 0)
-        execution = fed.execution
-        rounds = len(fed.parts) if fed.given else 1
-        database = execution.connection.database
-        for child, values in loop.slots:
-            asked = [hashed(value) for value in (values[: len(fed.given)] if fed.given else values)]
+    def _of_several(
+        self,
+        loop: Loop,
+        results: Results,
+        turns: Sequence[int],
+        least: int,
+        tables: Callable[[Execution], tuple[str, ...]],
+    ) -> Parent | None:
+        """The proven parent of a loop whose values come from several columns, each linked to what it asks by."""
+
+        def is_linked(execution: Execution, field: Field) -> bool:
+            return bool(self._links(loop, loop.keys[0], execution, field, tables)[0])
+
+        feed = results.linked(loop.executions, turns, least, is_linked) if len(loop.keys) == 1 else None
+        found = self._best(loop, feed, tables) if feed is not None else None
+        return found if found is not None and found.proven else None
+
+    def _best(self, loop: Loop, feed: Feed, tables: Callable[[Execution], tuple[str, ...]]) -> Parent | None:
+        best: _Match | None = None
+        for place, key in enumerate(loop.keys):
+            values = _turns(key, feed)
+            asked = [hashed(value) for value in values]
             distinct = set(asked)
             if len(distinct) < LEAST:
                 continue
-            for number, column in enumerate(fed.columns):
+            for number, column in enumerate(feed.columns):
                 held = column.distinct
                 if len(held) < 2 or len(distinct & held) < CONTAINED * len(distinct):
                     continue
-                if fed.given and len(_in_time(asked, fed, number)) < CONTAINED * len(distinct):
+                if feed.given and len(_in_time(asked, feed, number)) < CONTAINED * len(distinct):
                     continue
-                field = column.field
-                links = []
-                if child and self._keys.linked(database, (field.table, field.attribute), child, loop.tables):
-                    links.append("key")
-                if linked(field.name, tables, child, loop.tables):
-                    links.append("names")
-                in_order = _follows(asked, column)
+                in_order = _follows(asked, column.hashes)
+                links, child = self._links(loop, key, feed.execution, column.field, tables)
                 evidence = (*links, *_evidence(asked, values, len(held), in_order))
+                in_order = in_order or _follow_each(asked, feed, number)
                 # Of several columns the one that more speaks for, then the one with fewer other values.
-                this = (len(evidence), bool(links), -len(held))
-                if best is None or this > rank:
-                    coverage = len(distinct & held) / len(held)
-                    best = Parent(execution, field.name, child, evidence, coverage, in_order, fed.rows, rounds)
-                    rank = this
-        return best
+                rank = (len(evidence), bool(links), -len(held))
+                if best is None or rank > best.rank:
+                    best = _Match(rank, place, number, child, evidence, in_order)
+        return self._together(loop, feed, best, tables) if best is not None else None
+
+    def _links(
+        self,
+        loop: Loop,
+        key: Key,
+        execution: Execution,
+        field: Field,
+        tables: Callable[[Execution], tuple[str, ...]],
+    ) -> tuple[tuple[str, ...], str]:
+        """What links a column of a result to one that a loop asks by, and that; to the first if nothing does."""
+        for child in key.columns:
+            links = []
+            if self._keys.linked(execution.connection.database, (field.table, field.attribute), child, loop.tables):
+                links.append("key")
+            if linked(field.name, tables(execution), child, loop.tables):
+                links.append("names")
+            if links:
+                return tuple(links), child
+        return (), key.columns[0] if key.columns else ""
+
+    def _together(self, loop: Loop, feed: Feed, best: _Match, tables: Callable[[Execution], tuple[str, ...]]) -> Parent:
+        """The parent by its best column, with the columns of its rows that the loop's other values came from."""
+        column = feed.columns[best.number]
+        asked = [hashed(value) for value in _turns(loop.keys[best.place], feed)]
+        names = {best.place: (column.field.name, best.child)}
+        coverage = len(column.distinct.intersection(asked)) / len(column.distinct)
+        for place, key in enumerate(loop.keys):
+            if place == best.place:
+                continue
+            values = [hashed(value) for value in _turns(key, feed)]
+            distinct, wanted = set(values), set(zip(asked, values, strict=True))
+            linked_too = False
+            for other in feed.columns:
+                if other is column or len(distinct & other.distinct) < CONTAINED * len(distinct):
+                    continue
+                rows = set(zip(column.hashes, other.hashes, strict=False))
+                if len(wanted & rows) < CONTAINED * len(wanted):
+                    continue
+                links, child = self._links(loop, key, feed.execution, other.field, tables)
+                if place not in names or (links and not linked_too):
+                    names[place] = (other.field.name, child)
+                    linked_too = bool(links)
+                    coverage = len(wanted & rows) / len(rows)
+        return Parent(
+            feed.execution,
+            ", ".join(names[place][0] for place in sorted(names)),
+            ", ".join(names[place][1] for place in sorted(names)),
+            best.evidence,
+            coverage,
+            best.in_order,
+            feed.rows,
+            len(feed.parts) if feed.given else 1,
+            feed.first,
+        )
+
+
+def is_each(parent: Parent, turns: int) -> bool:
+    """True where a loop has so many turns for each of its parent's results that they are of one piece of code.
+
+    Requests that each read a list, and one row of it or two, look like a loop in a loop.
+    """
+    whole = turns >= LEAST * parent.rounds and parent.coverage >= COVERED
+    return parent.rounds == 1 or turns >= EACH * parent.rounds or whole
 
 
 def _nested(parent: Parent, plain: Parent, turns: int) -> bool:
@@ -212,29 +241,25 @@ def _nested(parent: Parent, plain: Parent, turns: int) -> bool:
     return parent.in_order and not plain.in_order and turns >= EACH * parent.rounds
 
 
-def _in_time(asked: Sequence[int], fed: _Fed, number: int) -> set[int]:
+def _turns(key: Key, feed: Feed) -> list[str]:
+    """The values of the turns that a feed tells of."""
+    return key.values[feed.first :][: len(feed.given) or None]
+
+
+def _in_time(asked: Sequence[int], feed: Feed, number: int) -> set[int]:
     """The values that stood in a column of a result that came before they were asked for."""
     seen: set[int] = set()
     found: set[int] = set()
     taken = 0
-    for value, given in zip(asked, fed.given, strict=True):
-        while taken < min(given, len(fed.parts)):
-            columns = fed.parts[taken].columns
+    for value, given in zip(asked, feed.given, strict=True):
+        while taken < min(given, len(feed.parts)):
+            columns = feed.parts[taken]
             if number < len(columns):
                 seen.update(columns[number].hashes)
             taken += 1
         if value in seen:
             found.add(value)
     return found
-
-
-def _joined(samples: Sequence[Sample]) -> Sequence[Column]:
-    """The columns of results of one statement, one result after another."""
-    columns = [Column(column.field) for column in samples[0].columns]
-    for sample in samples:
-        for column, part in zip(columns, sample.columns, strict=False):
-            column.hashes.extend(part.hashes)
-    return columns
 
 
 def _evidence(asked: list[int], values: list[str], held: int, in_order: bool) -> tuple[str, ...]:
@@ -246,13 +271,28 @@ def _evidence(asked: list[int], values: list[str], held: int, in_order: bool) ->
     return tuple(found)
 
 
-def _follows(asked: list[int], column: Column) -> bool:
+def _follows(asked: Sequence[int], hashes: Sequence[int]) -> bool:
     """True where the values come in the order of the rows, each row used once, or each value once at its first row."""
-    rows = [value for value in column.hashes if value]
+    rows = [value for value in hashes if value]
     return _is_subsequence(asked, rows) or _is_subsequence(asked, list(dict.fromkeys(rows)))
 
 
-def _is_subsequence(asked: list[int], rows: list[int]) -> bool:
+def _follow_each(asked: Sequence[int], feed: Feed, number: int) -> bool:
+    """True where most values come in the order of the rows of the result just before them, three or more of each."""
+    turns: dict[int, list[int]] = {}
+    for value, given in zip(asked, feed.given, strict=False):
+        turns.setdefault(min(given, len(feed.parts)), []).append(value)
+    following = 0
+    for given, values in turns.items():
+        columns = feed.parts[given - 1]
+        hashes = columns[number].hashes if number < len(columns) else []
+        own = set(hashes)
+        values = [value for value in values if value in own]
+        following += len(values) if len(values) >= LEAST and _follows(values, hashes) else 0
+    return bool(feed.given) and following >= CONTAINED * len(asked)
+
+
+def _is_subsequence(asked: Sequence[int], rows: list[int]) -> bool:
     following = iter(rows)
     return all(value in following for value in asked)
 
@@ -286,6 +326,7 @@ def _is_number(value: str) -> bool:
     return value.removeprefix("-").isdecimal() and len(value) < 20
 
 
+@lru_cache(4096)
 def linked(column: str, tables: tuple[str, ...], child: str, child_tables: tuple[str, ...]) -> bool:
     """True where the names say that a parent's column and the child's column hold the same thing.
 

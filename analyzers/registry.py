@@ -26,7 +26,7 @@ from pgtattle.proxy.settings import RuleSettings
 RULES: Final = {
     "n-plus-one": "one query of a unit of work drove many others, each with another value",
     "repeated-read": "the same query with the same values, again and again in one unit of work or across many",
-    "row-by-row-write": "INSERT, UPDATE or DELETE in a loop that one statement could do",
+    "row-by-row-write": "INSERT, UPDATE, DELETE or MERGE in a loop that one statement could do",
     "chatty-unit": "a unit of work over its budget of queries or of time in the database",
     "missing-index": "a filter, join or sort that an index would serve",
     "unparameterized": "the application pastes values into SQL text",

@@ -16,18 +16,22 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
+from pgtattle.analyzers.feeds import Results
 from pgtattle.analyzers.keys import Keys
-from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents, Results
+from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
 from pgtattle.analyzers.samples import Samples
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.values import (
     MOST,
+    NO_FINDER,
+    Finder,
+    Key,
     Values,
     are_known,
-    compared_to,
+    finder_of,
     is_listed,
     is_paged,
-    one_place,
+    keys_of,
     varying_places,
     without_clock,
 )
@@ -71,13 +75,24 @@ class Source(NamedTuple):
 class Repetition:
     """The executions of one statement in a unit that count. Both shapes have at least the smaller of the thresholds.
 
-    `distinct` counts different values. `place` is the one placeholder that a loop varies, and the oid of its type;
-    zeros where there are several, or it is not known. `parent` gave a loop its values, surely or likely; or it is a
+    `distinct` counts different values. `keys` are the placeholders that a loop varies; none where their number does.
+    `finder` has their columns. `parent` gave a loop its values, surely or likely; or it is a
     `walk`, and that column of its own results did. `read_before` is the last read before the first of them that is
     itself not repeated: where the values may come from.
     """
 
-    __slots__ = ("distinct", "executions", "parent", "place", "read_before", "shape", "statement", "tables", "walk")
+    __slots__ = (
+        "distinct",
+        "executions",
+        "finder",
+        "keys",
+        "parent",
+        "read_before",
+        "shape",
+        "statement",
+        "tables",
+        "walk",
+    )
 
     def __init__(
         self,
@@ -87,12 +102,14 @@ class Repetition:
         tables: tuple[str, ...],
         read_before: Source | None,
         parent: Parent | None = None,
-        place: tuple[int, int] = (0, 0),
+        keys: Sequence[Key] = (),
+        finder: Finder = NO_FINDER,
         walk: str = "",
     ) -> None:
         self.parent = parent
         self.walk = walk
-        self.place = place
+        self.keys = keys
+        self.finder = finder
         self.shape = shape
         self.executions = executions
         self.statement: Statement = executions[0].statement
@@ -229,11 +246,15 @@ class Repetitions:
         distinct = Counter(values)
         before = self._read_before(all_, group[0], members)
         varying = varying_places(executions[0], rows)
+        compared = self._facts.of(text).compared
+        keys = keys_of(executions[0], rows, varying, compared) if varying else []
         parent: Parent | None = None
         walk = ""
-        if len(distinct) >= LEAST and len(group) >= proven_min and varying:
-            loop = Loop(executions, compared_to(executions[0], rows, varying), tables)
-            parent = self._parents.of(loop, results, group, self.tables)
+        if len(distinct) >= LEAST and len(group) >= proven_min and keys:
+            loop = Loop(executions, [key for key in keys if key.asks], tables)
+            parent = self._parents.of(loop, results, group, proven_min, self.tables)
+            if parent is not None and parent.first:
+                return self._judge(all_, group[parent.first :], members, retried, proven_min, results)
             if parent is None or not parent.proven:
                 walk = walked(loop, self._samples, self._keys)
         proven = bool(walk) or (parent is not None and parent.proven)
@@ -242,8 +263,8 @@ class Repetitions:
                 return None
             if self._checks(all_, group, tables):
                 return None
-            place = one_place(executions[0], varying)
-            return Repetition("loop", executions, len(distinct), tables, before, parent, place, walk)
+            finder = finder_of(keys, compared)
+            return Repetition("loop", executions, len(distinct), tables, before, parent, keys, finder, walk)
         again = self._unchanged(all_, group, values, tables)
         if len(again) < self._repeat_min or VOLATILE.search(text.statement.sql):
             return None

@@ -9,7 +9,7 @@ shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -18,6 +18,7 @@ from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.questions import Answer, RewriteAnswer, RewriteQuestion
 from pgtattle.analyzers.sql.texts import Bounded
+from pgtattle.analyzers.values import Key
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import LoopEvidence, Suggestion, SuggestionStatus, WriteLoopEvidence
@@ -38,32 +39,34 @@ TEXT: Final = 25
 
 _PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 
-Key = tuple[str, str]
+Subject = tuple[str, str]
 """A database and a statement."""
 Shown = Sequence[tuple[str, int]]
 """Rewrites, each with the turns of the loop that it stands for."""
 
 
 class Candidate(NamedTuple):
-    """One statement for `turns` executions of a loop, with parameters to plan it with."""
+    """One statement for `turns` executions of a loop, with parameters to plan it with: those of so many are `given`."""
 
     sql: str
     values: tuple[Parameter, ...]
     first: Execution
     turns: int
+    given: int
 
 
 class _Rewrite:
     """What is known of a rewrite: shown as `sql` with a status and the planner's costs, once it was answered.
 
-    `turns` are those of the loop that was asked about last; `all_cost` is of all of them at once, `one_cost` of one.
+    `turns` are those of the loop that was asked about last, and the values of `given` of them were; `all_cost` is of
+    these at once, `one_cost` of one.
     """
 
-    __slots__ = ("all_cost", "answered", "asked_ns", "one_cost", "sql", "status", "turns")
+    __slots__ = ("all_cost", "answered", "asked_ns", "given", "one_cost", "sql", "status", "turns")
 
     def __init__(self) -> None:
         self.asked_ns = 0
-        self.turns = 0
+        self.turns = self.given = 0
         self.answered = False
         self.sql = ""
         self.status: SuggestionStatus = "unverified"
@@ -73,7 +76,7 @@ class _Rewrite:
         """What the planner expects, for people who look at a loop of so many turns."""
         if self.status == "unverified":
             return ""
-        all_ = f"all {turns}" if turns == self.turns else f"{self.turns} of them"
+        all_ = f"all {turns}" if turns == self.given else f"{self.given} of them"
         return f"The planner expects {self.all_cost:,.2f} for {all_} at once, and {self.one_cost:,.2f} for one alone."
 
     def learn(self, answer: RewriteAnswer) -> None:
@@ -96,10 +99,10 @@ class Rewrites:
     """The rewrites of one analyzer's findings."""
 
     def __init__(self) -> None:
-        self._rewrites: Bounded[Key, _Rewrite] = Bounded(MAX_REWRITES)
-        self._asked: dict[Key, int] = {}
+        self._rewrites: Bounded[Subject, _Rewrite] = Bounded(MAX_REWRITES)
+        self._asked: dict[Subject, int] = {}
         # By rewrite, until the server has answered: the latest finding of each id, and all of its rewrites.
-        self._waiting: Bounded[Key, dict[str, tuple[Finding, Shown]]] = Bounded(MAX_WAITING)
+        self._waiting: Bounded[Subject, dict[str, tuple[Finding, Shown]]] = Bounded(MAX_WAITING)
 
     def suggest(self, finding: Finding, candidates: Sequence[Candidate]) -> tuple[Finding, list[RewriteQuestion]]:
         """The finding with what may be shown of its rewrites now, and what is to be asked about the others.
@@ -122,7 +125,7 @@ class Rewrites:
             asks = due and self._may_ask(finding.at_ns)
             if asks:
                 rewrite.asked_ns = self._asked[key] = finding.at_ns
-                rewrite.turns = candidate.turns
+                rewrite.turns, rewrite.given = candidate.turns, candidate.given
                 questions.append(
                     RewriteQuestion(
                         database=database,
@@ -195,24 +198,29 @@ def _renumbered(sql: str) -> str:
     return _PLACEHOLDER.sub(lambda found: f"${places[int(found[1])]}", sql)
 
 
-def array_of(executions: Sequence[Execution], number: int) -> tuple[Parameter, ...]:
-    """The parameters of a statement in which `$number` stands for an array of all values of a loop.
+def array_of(executions: Sequence[Execution], keys: Sequence[Key]) -> tuple[Parameter, ...]:
+    """The parameters of a statement in which each key of a loop stands for an array of its values: one of each turn.
 
-    The others are those of the first turn. Types are left to the server. Empty where a value has no text.
+    What was asked for twice is there once. The others are those of the first turn. Types are left to the server. Empty
+    where a value has no text.
     """
     given = values_of(executions[0])
-    members = _members(executions, number)
-    if members is None or number not in given:
-        return ()
-    given[number] = Parameter(0, members)
+    turns = list(dict.fromkeys(zip(*(key.values for key in keys), strict=True)))[:MAX_VALUES]
+    for place, key in enumerate(keys):
+        if any(value is None or value.binary is not None for value in _values(executions, key.number)):
+            return ()
+        given[key.number] = Parameter(0, "{" + ",".join(_quoted(turn[place]) for turn in turns) + "}")
     return _in_order(given)
 
 
-def arrays_of(executions: Sequence[Execution]) -> tuple[Parameter, ...]:
-    """The parameters of a statement in which every placeholder stands for an array, a member for each turn."""
-    given: dict[int, Parameter] = {}
-    for number in values_of(executions[0]):
-        members = _members(executions, number, every=True)
+def arrays_of(executions: Sequence[Execution], numbers: Collection[int]) -> tuple[Parameter, ...]:
+    """The parameters of a statement in which these placeholders stand for arrays, a member for each turn.
+
+    The others are those of the first turn.
+    """
+    given = values_of(executions[0])
+    for number in numbers:
+        members = _members(executions, number)
         if members is None:
             return ()
         given[number] = Parameter(0, members)
@@ -259,15 +267,18 @@ def _in_order(given: dict[int, Parameter]) -> tuple[Parameter, ...]:
     return tuple(given.get(place, Parameter(0, None)) for place in range(1, max(given, default=0) + 1))
 
 
-def _members(executions: Sequence[Execution], number: int, every: bool = False) -> str | None:
-    """An array's text: the different values of a placeholder, or `every` one. None where a value has no text."""
+def _values(executions: Sequence[Execution], number: int) -> list[Parameter | None]:
+    return [values_of(execution).get(number) for execution in executions]
+
+
+def _members(executions: Sequence[Execution], number: int) -> str | None:
+    """An array's text with the value of a placeholder in every turn. None where one has no text."""
     members: list[str] = []
-    for execution in executions[:MAX_VALUES]:
-        value = values_of(execution).get(number)
+    for value in _values(executions[:MAX_VALUES], number):
         if value is None or value.binary is not None or value.truncated:
             return None
         members.append("NULL" if value.value is None else _quoted(value.value))
-    return "{" + ",".join(members if every else dict.fromkeys(members)) + "}"
+    return "{" + ",".join(members) + "}"
 
 
 def _quoted(value: str) -> str:

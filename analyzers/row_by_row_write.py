@@ -1,8 +1,9 @@
-"""`row-by-row-write`: INSERT, UPDATE or DELETE in a loop that one statement could do.
+"""`row-by-row-write`: INSERT, UPDATE, DELETE or MERGE in a loop that one statement could do.
 
 Enters: complete units. Leaves: a finding per statement and unit. Where no signal tells a unit apart it is a hint; in a
 burst only an UPDATE or DELETE right after another is, for a service that writes a row for each request looks like a
-loop of INSERTs. Out of scope: reads in a loop; what the client sent without waiting, which is one round trip for all.
+loop of statements that insert. Out of scope: reads in a loop; what the client sent without waiting, which is one round
+trip for all.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from pgtattle.analyzers.repetition import (
     usual_pause_ns,
 )
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
+from pgtattle.analyzers.sql.facts import Facts
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.rewrite_writes import write_all
-from pgtattle.analyzers.values import MOST
-from pgtattle.proxy.events import Unit
+from pgtattle.analyzers.values import MOST, Finder, finder_of, keys_of, varying_places
+from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, Severity, Suggestion, UnitRef, WriteLoopEvidence
 from pgtattle.proxy.settings import RuleSettings
@@ -39,7 +41,7 @@ from pgtattle.proxy.settings import RuleSettings
 LOOK_BEFORE: Final = 4
 """Executions of a connection before a write among which the read that checked for it is looked for."""
 
-_COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE"))
+_COMMANDS: Final = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE"))
 _ASKS: Final = frozenset(("read", "write", "copy"))
 _INTEGER: Final = re.compile(r"-?\d+")
 _NUMERIC: Final = re.compile(r"-?\d+\.\d+")
@@ -49,11 +51,8 @@ _TYPES: Final = {
     1043: "varchar", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
 }  # fmt: skip
 _LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": "text"}
-_HOW: Final = {
-    "INSERT": "insert them with one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…)), or with COPY",
-    "UPDATE": "change them with one UPDATE … FROM (VALUES …) or FROM unnest(…)",
-    "DELETE": "delete them with one DELETE … WHERE key = ANY($1)",
-}
+_INSERT: Final = "one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…))"
+_MERGE: Final = "write them with one MERGE … USING (VALUES …, …) or USING unnest(…), in which no key is twice"
 _BULK: Final = (
     ("django", "bulk_create(), bulk_update() or a queryset's update()"),
     ("sqlalchemy", "session.execute(insert(…), [rows]) or a bulk update()"),
@@ -120,15 +119,16 @@ class RowByRowWrite(Analyzer):
         tables = self._facts.of(executions[0].text).tables
         if not tables or all(map(is_catalogue, tables)) or _several_rows(executions):
             return ()
-        insert = executions[0].text.statement.command == "INSERT"
-        if unit.kind == "burst" and (insert or not _in_a_row(all_, group)):
+        facts = self._facts.of(executions[0].text)
+        if unit.kind == "burst" and (_inserts(executions[0]) or not _in_a_row(all_, group)):
             return ()
-        told = None if insert else _telling(executions[0])
+        told = _telling(executions[0], facts)
         distinct = len({_values(execution, told) for execution in executions})
-        if not insert and distinct < MOST * len(group):
+        if told is not None and distinct < MOST * len(group):
             # The same row again and again: a counter, a heartbeat, a queue.
             return ()
-        finding = _finding(unit, executions, distinct, tables, insert and self._checked(all_, group, tables))
+        checked = executions[0].text.statement.command == "INSERT" and self._checked(all_, group, tables)
+        finding = _finding(unit, executions, distinct, tables, checked, _finder_of(executions, facts))
         finding, questions = self._rewrites.suggest(finding, _candidates(executions))
         return finding, *questions
 
@@ -152,19 +152,37 @@ def _in_a_row(all_: Sequence[Execution], group: Sequence[int]) -> bool:
     return followed >= MOST * (len(group) - 1) and usual_pause_ns([all_[index] for index in group]) <= BURST_PAUSE_NS
 
 
-def _telling(first: Execution) -> frozenset[int]:
-    """The placeholders that tell which rows are changed.
+def _inserts(first: Execution) -> bool:
+    """True for a statement that may insert a row."""
+    statement = first.text.statement
+    return statement.command == "INSERT" or (statement.command == "MERGE" and "INSERT" in statement.sql)
+
+
+def _telling(first: Execution, facts: Facts) -> frozenset[int] | None:
+    """The placeholders that tell which rows are changed; None where all of them make a row.
 
     A column that is set and asked for is none: it is a version or a lock, and another one each time.
     """
-    head, _, condition = first.text.statement.sql.partition(" WHERE ")
-    changed = set(re.findall(r'"?(\w+)"?\s*=', head.partition(" SET ")[2]))
-    asked = {int(number): name for name, number in re.findall(r'"?(\w+)"?\s*=\s*\$(\d+)', condition)}
+    asked = {one.number: one.column.rpartition(".")[2] for one in facts.compared}
+    command = first.text.statement.command
+    if command in ("INSERT", "MERGE"):
+        # By what ON CONFLICT or MERGE finds a row; DO NOTHING changes none.
+        kept = frozenset(number for number, column in asked.items() if column not in facts.assigned)
+        return kept or frozenset(asked) if asked and (command == "MERGE" or facts.assigned) else None
     return frozenset(
         slot.number
         for slot in first.text.slots
-        if slot.where in ("where", "on", "from") and asked.get(slot.number) not in changed
+        if (slot.where in ("where", "on", "from") or slot.number in asked)
+        and asked.get(slot.number) not in facts.assigned
     )
+
+
+def _finder_of(executions: Sequence[Execution], facts: Facts) -> Finder:
+    """By which columns the writes of a loop find their rows."""
+    rows = [execution.values for execution in executions]
+    varying = varying_places(executions[0], rows)
+    keys = keys_of(executions[0], rows, varying, facts.compared) if varying else []
+    return finder_of([key for key in keys if key.columns], facts.compared)
 
 
 def _values(execution: Execution, told: frozenset[int] | None) -> tuple[str | None, ...]:
@@ -185,7 +203,12 @@ def _several_rows(executions: Sequence[Execution]) -> bool:
 
 
 def _finding(
-    unit: Unit, executions: Sequence[Execution], distinct: int, tables: tuple[str, ...], checked: bool
+    unit: Unit,
+    executions: Sequence[Execution],
+    distinct: int,
+    tables: tuple[str, ...],
+    checked: bool,
+    finder: Finder,
 ) -> Finding:
     count, first = len(executions), executions[0]
     statement = first.text.statement
@@ -221,17 +244,17 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(text=_advice(executions, alone, checked)),
+        suggestion=Suggestion(text=_advice(executions, alone, checked, finder)),
         at_ns=unit.ended_ns,
         unit_id=unit.id,
     )
 
 
-def _advice(executions: Sequence[Execution], alone: bool, checked: bool) -> str:
-    command, count = executions[0].text.statement.command, len(executions)
-    bulk = word_of_framework(executions, _BULK)
-    how = f"use {bulk}" if bulk else _HOW[command]
-    words = [f"{count} round trips write what one can: {how}"]
+def _advice(executions: Sequence[Execution], alone: bool, checked: bool, finder: Finder) -> str:
+    statement = executions[0].text.statement
+    bulk = word_of_framework(executions, _BULK) if statement.command != "MERGE" else ""
+    how = f"use {bulk}" if bulk else _how(statement, finder)
+    words = [f"{len(executions)} round trips write what one can: {how}"]
     if checked:
         words.append(
             "each write comes after a read that looks whether the row is there: a unique constraint and ON CONFLICT "
@@ -242,6 +265,22 @@ def _advice(executions: Sequence[Execution], alone: bool, checked: bool) -> str:
     return "; ".join(words) + "."
 
 
+def _how(statement: Statement, finder: Finder) -> str:
+    """One statement for all, in SQL's words; rows are found by all columns of a key together."""
+    match statement.command:
+        case "MERGE":
+            return _MERGE
+        case "INSERT":
+            upsert = " DO UPDATE " in statement.sql
+            return f"insert them with {_INSERT}, {'in which no key is twice' if upsert else 'or with COPY'}"
+        case "UPDATE":
+            columns = (*finder.same, *finder.keys)
+            by = f", by ({', '.join(columns)}) together" if len(columns) > 1 else ""
+            return f"change them with one UPDATE … FROM (VALUES …) or FROM unnest(…){by}"
+        case _:
+            return f"delete them with one DELETE … WHERE {finder.condition or 'key = ANY($1)'}"
+
+
 def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
     """One statement for all writes, where there is one."""
     first = executions[0]
@@ -249,21 +288,17 @@ def _candidates(executions: Sequence[Execution]) -> list[Candidate]:
     numbers = {slot.number for slot in first.text.slots}
     if are_listed(executions) or any(turn.keys() != numbers for turn in turns):
         return []
-    if first.text.statement.command == "INSERT":
-        # Its rows are no arrays, so the server finds their types.
-        write = write_all(first.text.statement.sql, tuple((number, "") for number in sorted(numbers)), frozenset())
-    else:
-        varying = frozenset(number for number in numbers if len({turn[number].value for turn in turns}) > 1)
-        write = write_all(first.text.statement.sql, _types_of(executions), varying)
+    varying = frozenset(number for number in numbers if len({turn[number].value for turn in turns}) > 1)
+    write = write_all(first.text.statement.sql, _types_of(executions), varying)
     if write is None or any(value.binary is not None for value in turns[0].values()):
         return []
-    if first.text.statement.command == "UPDATE":
+    if first.text.statement.command != "DELETE" and write.key:
         keys = {tuple([_comparable(turn[number].value) for number in write.key]) for turn in turns}
         if len(keys) < len(turns):
-            # Of two changes of one row a loop leaves the later, one statement either.
+            # Of two changes of one row a loop leaves the later, one statement either, or it fails.
             return []
-    given = rows_of(executions, write.again) if write.again else arrays_of(executions)
-    return [Candidate(write.sql, given, first, len(executions))] if given else []
+    given = rows_of(executions, write.again) if write.again else arrays_of(executions, varying)
+    return [Candidate(write.sql, given, first, len(turns), 2 if write.again else len(turns))] if given else []
 
 
 def _types_of(executions: Sequence[Execution]) -> tuple[tuple[int, str], ...]:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
+from pgtattle.analyzers.sql.facts import Compared
 from pgtattle.proxy.execution import Execution
 
 Values = tuple[str | None, ...]
@@ -20,7 +21,8 @@ MOST: Final = 0.8
 """Of a group that must look alike for the whole to count as such."""
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
-_ANY: Final = re.compile(r"\b(?:any|all|unnest)\s*\(", re.IGNORECASE)
+_ANY: Final = re.compile(r"\b(?:any|some|all|unnest)\s*\(", re.IGNORECASE)
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _COMPARED: Final = re.compile(r"(?:<|>|<=|>=)\s*(?:row\s*)?\(?\s*(?:\$\d+\s*,\s*)*$", re.IGNORECASE)
 
 
@@ -66,28 +68,93 @@ def varying_places(first: Execution, rows: list[Values]) -> set[int] | None:
     return {slot.number for slot, column in zip(slots, zip(*rows, strict=True), strict=True) if len(set(column)) > 1}
 
 
-def compared_to(first: Execution, rows: list[Values], varying: set[int]) -> list[tuple[str, list[str]]]:
-    """The columns that varying values are compared to, each with the values in order."""
-    found: list[tuple[str, list[str]]] = []
+class Key(NamedTuple):
+    """A placeholder that a loop varies, with its value for each turn; several together tell what a turn asked for.
+
+    `columns` have to equal it, or a member of it where it is an `array`, whose only members are the `values` then.
+    `oid` is that of its type, 0 if it is not known. `asks`: it stands in a condition, and is never NULL.
+    """
+
+    number: int
+    oid: int
+    columns: tuple[str, ...]
+    array: bool
+    asks: bool
+    values: list[str]
+
+
+def keys_of(first: Execution, rows: list[Values], varying: set[int], compared: Sequence[Compared]) -> list[Key]:
+    """All placeholders that vary, in the order of the statement; several of one number are members of a list."""
+    columns: dict[int, dict[str, None]] = {}
+    arrays: set[int] = set()
+    for one in compared:
+        columns.setdefault(one.number, {})[one.column] = None
+        if one.array:
+            arrays.add(one.number)
+    keys: list[Key] = []
     for slot, column in zip(first.text.slots, zip(*rows, strict=True), strict=True):
-        values = [value for value in column if value is not None]
-        if slot.number in varying and slot.where in ("where", "on") and len(values) == len(column):
-            place = re.search(rf"([\w.\"]+)\s*=\s*(?:any\s*)?\(?\s*\${slot.number}(?!\d)", first.statement.sql, re.I)
-            found.append((place[1] if place else "", [value.strip("{}") for value in values]))
-    return found
+        number = slot.number
+        if number not in varying:
+            continue
+        array = number in arrays
+        values = [member(value) if array else value for value in column if value is not None]
+        literal = INT8 if slot.kind == "number" and slot.value.isdecimal() else 0
+        keys.append(
+            Key(
+                number,
+                first.parameters[slot.parameter - 1].oid if slot.parameter else literal,
+                tuple(columns.get(number, ())),
+                array,
+                len(values) == len(column) and (number in columns or slot.where in ("where", "on")),
+                values,
+            )
+        )
+    return keys
 
 
-def one_place(first: Execution, varying: set[int] | None) -> tuple[int, int]:
-    """The one placeholder that varies, and the oid of its type; zeros where there is no such one."""
-    if varying is None or len(varying) != 1:
-        return 0, 0
-    (number,) = varying
-    slots = [slot for slot in first.text.slots if slot.number == number]
-    if len(slots) != 1:
-        return 0, 0
-    if slots[0].parameter:
-        return number, first.parameters[slots[0].parameter - 1].oid
-    return number, INT8 if slots[0].kind == "number" and slots[0].value.isdecimal() else 0
+def names_of(columns: Sequence[str]) -> list[str]:
+    """Columns without their tables where that is clear."""
+    names = [column.rpartition(".")[2] for column in columns]
+    return names if len(set(names)) == len(names) else list(columns)
+
+
+class Finder(NamedTuple):
+    """The columns by which a loop finds its rows: those whose value is the `same` in all turns, and its `keys`."""
+
+    same: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    @property
+    def condition(self) -> str:
+        """What finds the rows of all turns; without one of the columns it would find others, too."""
+        if not self.keys:
+            return ""
+        places = [f"${place}" for place in range(1, len(self.same) + len(self.keys) + 1)]
+        arrays = places[len(self.same) :]
+        several = f"({', '.join(self.keys)}) IN (SELECT * FROM unnest({', '.join(arrays)}))"
+        last = several if len(self.keys) > 1 else f"{self.keys[0]} = ANY({arrays[0]})"
+        return " AND ".join([f"{name} = {place}" for name, place in zip(self.same, places, strict=False)] + [last])
+
+
+NO_FINDER: Final = Finder()
+
+
+def finder_of(keys: Sequence[Key], compared: Sequence[Compared]) -> Finder:
+    """By which columns the rows of a loop are found; none if one of them is not known."""
+    if not keys or not all(key.columns for key in keys):
+        return NO_FINDER
+    varying = {key.number for key in keys}
+    same = [one.column for one in compared if one.always and not one.array and one.number not in varying]
+    names = names_of([*same, *(key.columns[0] for key in keys)])
+    return Finder(tuple(names[: len(same)]), tuple(names[len(same) :]))
+
+
+def member(value: str) -> str:
+    """The only member of an array in PostgreSQL's text form; any other value as it is."""
+    if _array_length(value) > 1 or not (value.startswith("{") and value.endswith("}")):
+        return value
+    found = value[1:-1]
+    return _ESCAPED.sub(r"\1", found[1:-1]) if found.startswith('"') else found
 
 
 def is_paged(first: Execution, varying: set[int] | None) -> bool:

@@ -30,7 +30,9 @@ def walked(loop: Loop, samples: Samples, keys: Keys) -> str:
     if first is None:
         return ""
     database = loop.executions[0].connection.database
-    for child, values in loop.slots:
+    for key in loop.keys:
+        child = key.columns[0] if key.columns else ""
+        values = key.values
         asked = [hashed(value) for value in values]
         distinct = len(set(asked))
         if distinct < LEAST:

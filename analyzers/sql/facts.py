@@ -1,4 +1,4 @@
-"""What sqlglot knows of a statement: its tables, and which columns filter, join, sort and group it.
+"""What sqlglot knows of a statement: its tables, which columns filter, join, sort and group it, and by which values.
 
 Enters: a normal form. Leaves: its facts. Out of scope: which statements sqlglot can bear (`facts_cache`).
 """
@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
+from pgtattle.analyzers.sql.comparisons import equalities
+
 if TYPE_CHECKING:
     from sqlglot import exp
 
 MAX_TABLES: Final = 32
+MAX_USES: Final = 64
 
 Role = Literal["eq", "range", "like", "join", "order", "group"]
 
-_PLACEHOLDER: Final = re.compile(r"\$\d+")
+_PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 
 
 class ColumnUse(Struct, frozen=True):
@@ -31,12 +34,29 @@ class ColumnUse(Struct, frozen=True):
     function: str = ""
 
 
+class Compared(Struct, frozen=True):
+    """A column, named as in the statement, that has to equal the placeholder `number`, or a member of its `array`.
+
+    `always`: in every row that the statement finds.
+    """
+
+    number: int
+    column: str
+    array: bool = False
+    always: bool = False
+
+
 class Facts(Struct, frozen=True):
-    """`tables` are base tables as the statement names them, folded; `reason` says why it was not parsed."""
+    """`tables` are base tables as the statement names them, folded; `reason` says why it was not parsed.
+
+    `compared` is in the order of the placeholders; `assigned` are the columns that UPDATE, MERGE or ON CONFLICT sets.
+    """
 
     parsed: bool
     tables: tuple[str, ...] = ()
     uses: tuple[ColumnUse, ...] = ()
+    compared: tuple[Compared, ...] = ()
+    assigned: frozenset[str] = frozenset()
     has_limit: bool = False
     has_aggregate: bool = False
     locks: bool = False
@@ -48,8 +68,8 @@ def parse(sql: str) -> Facts:
     import sqlglot
     from sqlglot import exp
 
-    # Any number will do for a placeholder: only the place counts, and sqlglot's tokenizer trips over `$1, $2`.
-    tree = sqlglot.parse_one(_PLACEHOLDER.sub("1", sql), read="postgres")
+    # A normal form has no numbers, so one stands for a placeholder: sqlglot's tokenizer trips over `$1, $2`.
+    tree = sqlglot.parse_one(_PLACEHOLDER.sub(r"\1", sql), read="postgres")
     if isinstance(tree, exp.Command):
         raise ValueError("kept as an opaque command")
     hidden = {cte.alias for cte in tree.find_all(exp.CTE)}
@@ -64,11 +84,34 @@ def parse(sql: str) -> Facts:
     return Facts(
         parsed=True,
         tables=tuple(tables)[:MAX_TABLES],
-        uses=tuple(uses)[:64],
+        uses=tuple(uses)[:MAX_USES],
+        compared=_compared(tree),
+        assigned=_assigned(tree),
         has_limit=tree.find(exp.Limit, exp.Fetch) is not None,
         has_aggregate=tree.find(exp.AggFunc) is not None,
         locks=tree.find(exp.Lock) is not None,
     )
+
+
+def _compared(tree: exp.Expr) -> tuple[Compared, ...]:
+    from sqlglot import exp
+
+    def number_of(node: exp.Expr) -> int | None:
+        return int(node.name) if isinstance(node, exp.Literal) and node.name.isdecimal() else None
+
+    found: dict[Compared, None] = {}
+    for one in equalities(tree, number_of):
+        name = ".".join(part.name for part in one.column.parts)
+        found.setdefault(Compared(one.number, name, one.array, one.always))
+    return tuple(sorted(found, key=lambda one: one.number))[:MAX_USES]
+
+
+def _assigned(tree: exp.Expr) -> frozenset[str]:
+    from sqlglot import exp
+
+    setting = [one for node in tree.find_all(exp.Update, exp.OnConflict) for one in node.args.get("expressions") or ()]
+    targets = [one.this for one in setting if isinstance(one, exp.EQ)]
+    return frozenset(column.name for target in targets for column in target.find_all(exp.Column))
 
 
 def _table_name(table: exp.Table) -> str:

@@ -1,7 +1,8 @@
 """What is known of statements, by fingerprint: every execution asks for its tables here.
 
 Enters: texts. Leaves: their facts. sqlglot never sees what it cannot bear: only reads and writes, bounded in size and
-nesting; whatever it raises leaves `parsed` false and is counted, and the tables are then found lexically.
+nesting; whatever it raises leaves `parsed` false and is counted, and the tables, and the columns that equal a
+placeholder, are then found lexically.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pgtattle.analyzers.sql.facts import MAX_TABLES, Facts, parse
+from pgtattle.analyzers.sql.facts import MAX_TABLES, MAX_USES, Compared, Facts, parse
 from pgtattle.analyzers.sql.fingerprint import KEYWORDS
 from pgtattle.analyzers.sql.texts import MAX_NORMAL_FORM, Bounded
 from pgtattle.analyzers.sql.tokens import tokenize
@@ -20,6 +21,8 @@ MAX_DEPTH: Final = 40
 CREDIT: Final = 1_000.0
 """Statements that are parsed for their tables as they come; one in twenty of the new ones after that."""
 EARNED: Final = 0.05
+
+_EQUAL: Final = re.compile(r'([\w."]+) (?:= ?(ANY|SOME)?|IN) ?\(?\$(\d+)')
 
 
 class FactsCache:
@@ -67,7 +70,8 @@ class FactsCache:
             except Exception:
                 reason = "syntax"
         self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
-        return Facts(False, tables=_lexical_tables(sql[:MAX_PARSED]), reason=reason)
+        sql = sql[:MAX_PARSED]
+        return Facts(False, tables=_lexical_tables(sql), compared=_lexically_compared(sql), reason=reason)
 
 
 def _depth(sql: str) -> int:
@@ -81,6 +85,11 @@ def _depth(sql: str) -> int:
         else:
             depth = max(0, depth - 1)
     return deepest
+
+
+def _lexically_compared(sql: str) -> tuple[Compared, ...]:
+    found = [Compared(int(number), name.replace('"', ""), bool(array)) for name, array, number in _EQUAL.findall(sql)]
+    return tuple(found[:MAX_USES])
 
 
 def _lexical_tables(sql: str) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
 """One query in place of a loop of reads: a candidate that asks for all values at once.
 
-Enters: a normal form, the placeholder that the loop varies, and its type where that is known. Leaves: a statement whose
-placeholder of that number is an array of all values, or nothing where it could be wrong: other tables of values, row
-locks, functions that answer differently each time, constants to sort by: what was the number of a column is one in a
-normal form. Every row can be told apart by the loop's value, which is the first column where the query did not have it.
+Enters: a normal form, and the placeholders that the loop varies with their types where they are known. Leaves: a
+statement in which each of these is an array of all values, or nothing where it could be wrong: other tables of values,
+row locks, functions that answer differently each time, constants to sort by: what was the number of a column is one in
+a normal form. A key is all columns that equal what varies, for what is found by one of several is more than the loop
+asked for. Every row can be told apart by the loop's values, which are the first columns where the query lacks them.
 
-| query by `k = $1` | becomes |
+| query by `k = $1`, in any spelling | becomes |
 |---|---|
-| rows | `k = ANY($1)` |
+| rows | `k = ANY($1)`; of two keys `(k, l) IN (SELECT * FROM unnest($1, $2))` |
+| the same, and the types are not known | `(k, l) IN (($1, $2), ($3, $4))`: two rows show how many would look |
 | aggregates | the same, `GROUP BY k`; a value without rows has no row |
 | only whether there are any: constants, and one row at most | `SELECT DISTINCT k` |
 | the first row, `k` being unique | as if all rows were asked for |
@@ -16,10 +18,11 @@ normal form. Every row can be told apart by the loop's value, which is the first
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
+
+from pgtattle.analyzers.sql.rewrite_keys import BACK, PLACEHOLDER, SLOT, Batch, Keys, number_of, parsed, text
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -27,83 +30,109 @@ if TYPE_CHECKING:
 MAX_LENGTH: Final = 4_000
 
 # Types whose array a driver passes as it passes one: of a text nobody knows what it stands for. Of integers drivers
-# take the smallest that a value fits in.
-_TYPES: Final = {20: "bigint", 21: "bigint", 23: "bigint", 1082: "date", 1700: "numeric", 2950: "uuid"}
-_SLOT: Final = "pgtattle_slot_"
-_PLACEHOLDER: Final = re.compile(r"\$(\d+)")
-_BACK: Final = re.compile(_SLOT + r"(\d+)", re.I)
+# take the smallest that a value fits in. Those of arrays stand for their members.
+_TYPES: Final = {
+    20: "bigint", 21: "bigint", 23: "bigint", 1082: "date", 1700: "numeric", 2950: "uuid",
+    1016: "bigint", 1005: "bigint", 1007: "bigint", 1182: "date", 1231: "numeric", 2951: "uuid",
+}  # fmt: skip
 
 
 @lru_cache(512)
 def for_all(
     sql: str,
-    number: int,
-    oid: int = 0,
+    keys: tuple[tuple[int, int], ...],
     unique: frozenset[str] = frozenset(),
     counts: frozenset[tuple[int, int]] = frozenset(),
-) -> str:
-    """The query for all values of `$number`, whose type has the given oid; empty where there is none.
+) -> Batch | None:
+    """The query for all values of the `keys`, each a placeholder's number and its type's oid; None where there is none.
 
     Each of the `unique` columns tells one row of the query's only table. `counts` are what LIMIT and OFFSET come to in
     every turn, by their placeholder: 0, 1, or 2 for more.
     """
-    if len(sql) > MAX_LENGTH or _SLOT in sql:
-        return ""
+    if len(sql) > MAX_LENGTH or SLOT in sql or not keys:
+        return None
     try:
         import sqlglot
         from sqlglot import exp
 
-        tree = sqlglot.parse_one(_PLACEHOLDER.sub(_SLOT + r"\1", sql), read="postgres")
-        rewritten = (
-            _rewritten(tree, f"{_SLOT}{number}", _TYPES.get(oid, ""), unique, dict(counts))
-            if isinstance(tree, exp.Select)
-            else None
-        )
-        return "" if rewritten is None else _BACK.sub(r"$\1", rewritten.sql(dialect="postgres"))
+        tree = sqlglot.parse_one(PLACEHOLDER.sub(SLOT + r"\1", sql), read="postgres")
+        if not isinstance(tree, exp.Select):
+            return None
+        last = max(int(number) for number in PLACEHOLDER.findall(sql))
+        return _rewritten(tree, {number: _TYPES.get(oid, "") for number, oid in keys}, last, unique, dict(counts))
     except Exception:
-        return ""
+        return None
 
 
 def _rewritten(
-    tree: exp.Select, slot: str, type_: str, unique: frozenset[str], counts: Mapping[int, int]
-) -> exp.Expression | None:
+    tree: exp.Select, types: Mapping[int, str], last: int, unique: frozenset[str], counts: Mapping[int, int]
+) -> Batch | None:
     from sqlglot import exp
 
     where = tree.args.get("where")
     parts = ("with_", "with", "distinct", "group", "having", "locks", "windows", "into")
     barred = any(tree.args.get(part) for part in parts) or len(list(tree.find_all(exp.Select))) > 1
-    barred = barred or any(_is_slot(ordered.this.unnest()) for ordered in tree.find_all(exp.Ordered))
-    places = [column for column in tree.find_all(exp.Column) if column.name.lower() == slot]
-    if where is None or barred or len(places) != 1 or tree.find(exp.Subquery, exp.SetOperation, exp.Window):
+    barred = barred or any(number_of(ordered.this.unnest()) for ordered in tree.find_all(exp.Ordered))
+    if where is None or barred or tree.find(exp.Subquery, exp.SetOperation, exp.Window):
         return None
-    if any(not isinstance(function, known_functions()) for function in tree.find_all(exp.Func)):
-        return None
-    condition = _condition(where.this, places[0])
-    if condition is None:
-        return None
-    key = condition.this if isinstance(condition.this, exp.Column) and condition.this is not places[0] else None
-    if key is None:
+    keys = Keys(where, types)
+    if not keys.complete or any(not isinstance(function, known_functions()) for function in tree.find_all(exp.Func)):
         return None
     limited = tree.args.get("limit") is not None or tree.args.get("offset") is not None
     least, most = _limits(tree, counts)
     # A table's columns may have other names in the query.
     (table, *others) = tree.find_all(exp.Table)
     alone = not others and not tree.args.get("joins") and not table.alias_column_names
-    one_row = alone and key.name in unique
+    one_row = alone and any(isinstance(one.key, exp.Column) and one.key.name in unique for one in keys.found)
     selected = [one.unalias() for one in tree.expressions]
-    if all(isinstance(one, exp.Literal | exp.Boolean) or _is_slot(one) for one in selected):
+    if all(isinstance(one, exp.Literal | exp.Boolean) or number_of(one) for one in selected):
         # More rows than one would be counted.
-        return _existing(tree, condition, key) if least and (one_row or most == 1) else None
-    aggregates = [one for one in selected if one.find(exp.AggFunc)]
-    if aggregates:
-        plain = [one for one in selected if not isinstance(one, exp.AggFunc)]
-        return None if plain or limited or tree.args.get("order") else _grouped(tree, condition, key)
-    if limited and one_row and least:
-        for part in ("limit", "offset", "order"):
-            tree.set(part, None)
-    elif limited:
-        return _lateral(tree, condition, type_) if type_ else None
-    return _listed(tree, condition, key)
+        if not least or not (one_row or most == 1):
+            return None
+        _select_existing(tree, keys)
+    elif any(one.find(exp.AggFunc) for one in selected):
+        if limited or tree.args.get("order") or not all(isinstance(one, exp.AggFunc) for one in selected):
+            return None
+        tree.set("expressions", [*(one.key.copy() for one in keys.found), *tree.expressions])
+        tree.group_by(*(one.key.copy() for one in keys.found), copy=False)
+    elif limited and not (one_row and least):
+        return _lateral(tree, keys, types)
+    else:
+        if limited:
+            _drop(tree, "limit", "offset", "order")
+        lacking = [one.key.copy() for one in keys.found if not _has(tree, one.key)]
+        tree.set("expressions", [*lacking, *tree.expressions])
+    again = keys.ask(types, last)
+    return Batch(text(tree), again) if again is not None else None
+
+
+def _select_existing(tree: exp.Select, keys: Keys) -> None:
+    tree.set("expressions", [one.key.copy() for one in keys.found])
+    _drop(tree, "limit", "offset", "order")
+    tree.distinct(copy=False)
+
+
+def _drop(tree: exp.Select, *parts: str) -> None:
+    for part in parts:
+        tree.set(part, None)
+
+
+def _lateral(tree: exp.Select, keys: Keys, types: Mapping[int, str]) -> Batch | None:
+    from sqlglot import exp
+
+    arrays = keys.arrays(types)
+    named = any("wanted" in (table.name.lower(), table.alias.lower()) for table in tree.find_all(exp.Table))
+    if named or not arrays:
+        return None
+    names = ["value"] if len(keys.found) == 1 else [f"value{place}" for place in range(1, len(keys.found) + 1)]
+    values = [exp.column(name, table="wanted") for name in names]
+    equal = [exp.EQ(this=one.key, expression=value.copy()) for one, value in zip(keys.found, values, strict=True)]
+    keys.place.replace(exp.and_(*equal, copy=False))
+    whole = (
+        f"SELECT {', '.join(value.sql() for value in values)}, found.* FROM unnest({arrays}) AS "
+        f"wanted({', '.join(names)}) CROSS JOIN LATERAL ({tree.sql(dialect='postgres')}) AS found"
+    )
+    return Batch(text(parsed(whole)))
 
 
 def known_functions() -> tuple[type[Any], ...]:
@@ -133,50 +162,20 @@ def _limits(tree: exp.Select, counts: Mapping[int, int]) -> tuple[int, int]:
     return count, 2 if options is not None and options.args.get("with_ties") else count
 
 
-def _count(value: exp.Expression, counts: Mapping[int, int]) -> int | None:
+def _count(value: exp.Expr, counts: Mapping[int, int]) -> int | None:
     from sqlglot import exp
 
     while isinstance(value, exp.Paren | exp.Cast):
         value = value.this
-    found = _BACK.fullmatch(value.name)
+    found = BACK.fullmatch(value.name)
     return counts.get(int(found[1])) if found is not None else None
 
 
-def _is_slot(one: exp.Expression) -> bool:
+def _has(tree: exp.Select, key: exp.Expr) -> bool:
     from sqlglot import exp
 
-    return isinstance(one, exp.Column) and one.name.lower().startswith(_SLOT)
-
-
-def _condition(where: exp.Expression, place: exp.Column) -> exp.Expression | None:
-    """The comparison `k = $n` among the conjuncts of a WHERE; None where the placeholder stands elsewhere."""
-    from sqlglot import exp
-
-    value: exp.Expression = place
-    while isinstance(value.parent, exp.Cast):
-        value = value.parent
-    condition = value.parent
-    if not isinstance(condition, exp.EQ) or condition.expression is not value:
-        return None
-    above = condition.parent
-    while isinstance(above, exp.And | exp.Paren):
-        above = above.parent
-    return condition if isinstance(above, exp.Where) else None
-
-
-def _any(condition: exp.Expression) -> None:
-    """Compare with the members of an array instead."""
-    from sqlglot import exp
-
-    value = condition.expression
-    if isinstance(value, exp.Cast):
-        value.set("to", exp.DataType.build(f"{value.to.sql(dialect='postgres')}[]", dialect="postgres"))
-    condition.set("expression", exp.Any(this=exp.Paren(this=value.copy())))
-
-
-def _has(tree: exp.Select, key: exp.Column) -> bool:
-    from sqlglot import exp
-
+    if not isinstance(key, exp.Column):
+        return False
     for one in tree.expressions:
         plain = one.unalias()
         if isinstance(plain, exp.Star):
@@ -184,40 +183,3 @@ def _has(tree: exp.Select, key: exp.Column) -> bool:
         if isinstance(plain, exp.Column) and plain.name in ("*", key.name):
             return plain.table == key.table or len(list(tree.find_all(exp.Table))) == 1
     return False
-
-
-def _listed(tree: exp.Select, condition: exp.Expression, key: exp.Column) -> exp.Expression:
-    if not _has(tree, key):
-        tree.set("expressions", [key.copy(), *tree.expressions])
-    _any(condition)
-    return tree
-
-
-def _grouped(tree: exp.Select, condition: exp.Expression, key: exp.Column) -> exp.Expression:
-    tree.set("expressions", [key.copy(), *tree.expressions])
-    _any(condition)
-    return tree.group_by(key.copy(), copy=False)
-
-
-def _existing(tree: exp.Select, condition: exp.Expression, key: exp.Column) -> exp.Expression:
-    tree.set("expressions", [key.copy()])
-    tree.set("limit", None)
-    tree.set("order", None)
-    _any(condition)
-    return tree.distinct(copy=False)
-
-
-def _lateral(tree: exp.Select, condition: exp.Expression, type_: str) -> exp.Expression | None:
-    import sqlglot
-    from sqlglot import exp
-
-    if any("wanted" in (table.name.lower(), table.alias.lower()) for table in tree.find_all(exp.Table)):
-        return None
-    value = condition.expression
-    slot = (value.find(exp.Column) or value).copy()
-    condition.set("expression", exp.column("value", table="wanted"))
-    whole = (
-        f"SELECT wanted.value, found.* FROM unnest({slot.sql(dialect='postgres')}::{type_}[]) AS wanted(value) "
-        f"CROSS JOIN LATERAL ({tree.sql(dialect='postgres')}) AS found"
-    )
-    return cast("exp.Expression", sqlglot.parse_one(whole, read="postgres"))

@@ -87,3 +87,52 @@ def test_utilities_are_no_business_of_sqlglot() -> None:
     cache = FactsCache()
     assert not of("SAVEPOINT x", cache).parsed
     assert cache.fallbacks == {}
+
+
+COMPARED = [
+    ("SELECT x FROM r WHERE r.a = 1 AND b = 2", ["1 r.a always", "2 b always"]),
+    ("SELECT x FROM r WHERE 1 = r.a OR b = 2", ["1 r.a", "2 b"]),
+    ("SELECT x FROM r WHERE a IN (1) AND b IN (SELECT unnest($1))", ["1 a", "2 b array"]),
+    ("SELECT x FROM r WHERE (a) = ($1)::uuid AND CAST(b AS text) = CAST($2 AS text)", ["1 a always", "2 b always"]),
+    (
+        "SELECT x FROM r WHERE a = ANY($1) AND b = SOME($2) AND c = ANY(ARRAY[3])",
+        ["1 a array", "2 b array always", "3 c"],
+    ),
+    ("SELECT x FROM r WHERE a OPERATOR(pg_catalog.=) 1 AND b OPERATOR(pg_catalog.<) 2", ["1 a always"]),
+    ("SELECT x FROM r WHERE a IS NOT DISTINCT FROM 1 AND NOT b <> 2", ["1 a always", "2 b"]),
+    ("SELECT x FROM r WHERE NOT (a = 1 AND b IS NOT DISTINCT FROM 2) AND c <> 3 AND d > 4", []),
+    (
+        "SELECT x FROM r WHERE (a, b) = (1, 2) AND (c, d) IN ((3, 4))",
+        ["1 a always", "2 b always", "3 c always", "4 d always"],
+    ),
+    ('SELECT x FROM s."R" AS q WHERE s."R"."aB" = 1', ["1 s.R.aB always"]),
+    ("SELECT x FROM r JOIN (VALUES (1)) AS v(k) ON v.k = r.a", ["1 r.a"]),
+    ("SELECT x FROM unnest($1, $2) AS v(k, l) JOIN r ON (v.k, v.l) = (r.a, r.b)", ["1 r.a array", "2 r.b array"]),
+    ("WITH v AS (SELECT 1 AS k) SELECT x FROM r, v WHERE r.a = v.k", ["1 r.a always"]),
+    ("SELECT x FROM r WHERE EXISTS (SELECT FROM q WHERE q.a = 1)", ["1 q.a"]),
+    ("SELECT a = 1, CASE WHEN b = 2 THEN 3 END FROM r WHERE c = 4 + 5 AND f(d) = 6", []),
+    ("UPDATE r SET a = 1, b = 2 WHERE c = 3", ["3 c always"]),
+    ("INSERT INTO r (a, b) VALUES (1, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b", ["1 a always"]),
+    ("INSERT INTO r (a, b) VALUES (1, 2)", []),
+    ("MERGE INTO r USING (VALUES (1, 2)) v(a, b) ON r.a = v.a WHEN MATCHED THEN UPDATE SET b = v.b", ["1 r.a"]),
+]
+
+
+@pytest.mark.parametrize(("sql", "compared"), COMPARED)
+def test_columns_that_equal_a_placeholder(sql: str, compared: list[str]) -> None:
+    found = of(sql).compared
+    words = [f"{one.number} {one.column}{' array' * one.array}{' always' * one.always}" for one in found]
+    assert [word.replace("$", "") for word in words] == compared
+
+
+def test_columns_that_are_set() -> None:
+    assert of("UPDATE r SET a = 1, (b, c) = (2, 3) WHERE d = 4").assigned == {"a", "b", "c"}
+    assert of("INSERT INTO r (a, b) VALUES (1, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b").assigned == {"b"}
+    assert of("SELECT x FROM r WHERE a = 1").assigned == frozenset()
+
+
+def test_columns_are_found_lexically_where_it_was_not_parsed() -> None:
+    found = of(
+        "SELECT " + "(" * 100 + "x" + ")" * 100 + ' FROM r WHERE r.a = 2 AND b IN (3) AND "C" = ANY($1)'
+    ).compared
+    assert [(one.column, one.array) for one in found] == [("r.a", False), ("b", False), ("C", True)]

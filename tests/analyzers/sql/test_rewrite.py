@@ -35,6 +35,16 @@ ROWS = [
     "SELECT title, price FROM books WHERE author_id = 7 AND sold > 1",
     "SELECT b.title, a.name FROM books b JOIN authors a ON a.id = b.author_id WHERE b.author_id = 7",
     "SELECT upper(title) FROM books WHERE (author_id = 7) AND (sold = 2 OR sold = 3)",
+    "SELECT title FROM books WHERE author_id IN (7)",
+    "SELECT title FROM books WHERE 7 = author_id",
+    "SELECT title FROM books WHERE (author_id) = (7)",
+    "SELECT title FROM books WHERE author_id = ANY(ARRAY[7])",
+    "SELECT title FROM books WHERE author_id = SOME(ARRAY[7])",
+    "SELECT title FROM books WHERE author_id OPERATOR(pg_catalog.=) 7 AND sold = 1",
+    "SELECT title FROM books WHERE author_id IS NOT DISTINCT FROM 7",
+    "SELECT title FROM books b WHERE b.author_id = CAST('7' AS int)",
+    "SELECT title, sold FROM books WHERE (sold, author_id) = (2, 7)",
+    "SELECT author_id::bigint, title FROM books WHERE author_id::bigint = '7'::text::bigint",
 ]
 AGGREGATES = [
     "SELECT count(*) FROM books WHERE author_id = 7",
@@ -63,6 +73,29 @@ NOT_THE_ROW = [
     "SELECT name FROM authors WHERE id = 7 LIMIT 1 OFFSET 1 ROWS",
     "SELECT name FROM authors WHERE id = 7 OFFSET 2 ROWS FETCH FIRST ROW ONLY",
 ]
+# By two columns, whose values vary together: 7 is one, 2 the other.
+KEYS = [
+    "SELECT title FROM books WHERE author_id = 7 AND sold = 2",
+    "SELECT sold, title FROM books WHERE sold = 2 AND price > 1 AND author_id = 7 ORDER BY title",
+    "SELECT b.* FROM books b JOIN authors a ON a.id = b.author_id WHERE (b.author_id, b.sold) = (7, 2)",
+    "SELECT author_id, title FROM books WHERE ((7 = author_id) AND sold IN (2)) AND (price = 3 OR price = 4)",
+    "SELECT title FROM books WHERE (sold, author_id) IN ((2, 7))",
+    "SELECT count(*), max(price) FROM books WHERE author_id = 7 AND sold = 2",
+    "SELECT 1 FROM books WHERE author_id = 7 AND sold = 2 LIMIT 1",
+    "SELECT id FROM books WHERE author_id = 7 AND sold = 2 ORDER BY id LIMIT 1",
+    "SELECT id FROM books WHERE author_id = 7 AND sold = 2 ORDER BY price, id OFFSET 1",
+]
+# What stands for one of two values is no column's own.
+NO_KEY = [
+    "SELECT title FROM books WHERE author_id = 7 AND sold > 2",
+    "SELECT title FROM books WHERE author_id = 7 AND (sold = 2 OR sold = 3)",
+    "SELECT title FROM books WHERE author_id = 7 AND NOT sold = 2",
+    "SELECT title FROM books WHERE author_id = 7 AND sold = 2 + 1",
+    "SELECT title, 2 FROM books WHERE author_id = 7",
+    "SELECT title FROM books WHERE author_id = 7 LIMIT 2",
+    "SELECT title FROM books WHERE (author_id, sold) < (7, 2)",
+    "SELECT title FROM books b JOIN authors a ON a.id = b.author_id AND a.born = 2 WHERE author_id = 7",
+]
 NOTHING = [
     "SELECT title FROM books WHERE author_id > 7",
     "SELECT title FROM books WHERE author_id = 7 OR sold = 1",
@@ -74,7 +107,6 @@ NOTHING = [
     "WITH b AS (SELECT * FROM books) SELECT * FROM b WHERE author_id = 7",
     "SELECT title, row_number() OVER () FROM books WHERE author_id = 7",
     "SELECT count(*) + 1 FROM books WHERE author_id = 7",
-    "SELECT title FROM books WHERE author_id IN (7)",
     "SELECT title FROM books WHERE author_id = 7 UNION SELECT name FROM authors",
     "SELECT count(*) FROM books WHERE author_id = 7 LIMIT 1",
     "UPDATE books SET sold = 1 WHERE author_id = 7",
@@ -117,6 +149,14 @@ def normal(sql: str) -> tuple[str, int, list[str | None]]:
     return text.statement.sql, seven, [values[number] for number in sorted(values)]
 
 
+def query(form: str, keys: tuple[tuple[int, int], ...], *more: Any, **most: Any) -> str:
+    """The query for arrays of all values."""
+    batch = for_all(form, keys, *more, **most)
+    assert batch is not None, form
+    assert batch.again == ()
+    return batch.sql
+
+
 def ask(connection: psycopg.Connection[Any], sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
     """Run a statement with `$n` in it, the values being literals of no type."""
     for number in range(len(values), 0, -1):
@@ -132,8 +172,7 @@ def ask(connection: psycopg.Connection[Any], sql: str, values: list[Any]) -> lis
 def both(connection: psycopg.Connection[Any], sql: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], str]:
     """The rows of the loop, each behind the loop's value; those of the one query; and its text."""
     form, seven, values = normal(sql)
-    one = for_all(form, seven, INT4, counts=counts(sql))
-    assert one, form
+    one = query(form, ((seven, INT4),), counts=counts(sql))
     looped = []
     for value in VALUES:
         values[seven - 1] = str(value)
@@ -148,6 +187,78 @@ def test_rows(connection: psycopg.Connection[Any], sql: str) -> None:
     assert together
     added = len(together[0]) == len(looped[0])
     assert Counter(together) == Counter(row if added else row[1:] for row in looped)
+
+
+def test_a_column_that_is_cast_is_told_as_it_was_compared(connection: psycopg.Connection[Any]) -> None:
+    looped, together, _ = both(connection, "SELECT author_id, title FROM books WHERE author_id::text = '7'::text")
+    assert together
+    assert Counter(together) == Counter((str(value), *row) for value, *row in looped)
+
+
+def two(sql: str) -> tuple[str, dict[int, str], tuple[int, int]]:
+    """The normal form, its values, and the placeholders of 7 and 2."""
+    (text,) = Texts().read(sql)
+    values = {slot.number: slot.value for slot in text.slots}
+    seven, second = (next(number for number, value in values.items() if value == one) for one in ("7", "2"))
+    return text.statement.sql, values, (seven, second)
+
+
+def looped_by_two(connection: psycopg.Connection[Any], sql: str, turns: list[tuple[int, int]]) -> list[tuple[Any, ...]]:
+    """The rows of the loop, each behind the loop's values; a count of none is left out."""
+    form, values, (seven, second) = two(sql)
+    rows: list[tuple[Any, ...]] = []
+    for one, other in turns:
+        values |= {seven: str(one), second: str(other)}
+        found = ask(connection, form, [values[number] for number in sorted(values)])
+        rows += [(one, other, *row) for row in found if row[0] != 0]
+    return rows
+
+
+def same_rows(looped: list[tuple[Any, ...]], together: list[tuple[Any, ...]]) -> bool:
+    """True where both have the same rows, whichever of the keys' columns the rows had already."""
+    return any(
+        Counter(together) == Counter(tuple(row[place] for place in places) + row[2:] for row in looped)
+        for places in ((), (0,), (1,), (0, 1), (1, 0))
+    )
+
+
+@pytest.mark.parametrize("sql", KEYS)
+def test_rows_of_a_key_of_two_columns(connection: psycopg.Connection[Any], sql: str) -> None:
+    turns = [(7, 2), (3, 1), (3, 2), (5, 3), (999, 0)]
+    form, values, (seven, second) = two(sql)
+    one = query(form, ((seven, INT4), (second, INT4)), counts=counts(sql))
+    arrays: dict[int, Any] = {**values, seven: [turn[0] for turn in turns], second: [turn[1] for turn in turns]}
+    together = ask(connection, one, [arrays[number] for number in sorted(arrays)])
+    looped = looped_by_two(connection, sql, turns)
+    assert together
+    if "LIMIT 1" in sql and "SELECT 1" in sql:
+        looped = [row[:2] for row in looped]
+    assert same_rows(looped, together), one
+
+
+@pytest.mark.parametrize("sql", KEYS[:7])
+def test_a_key_whose_types_are_not_known_shows_two_rows(connection: psycopg.Connection[Any], sql: str) -> None:
+    turns = [(7, 2), (3, 1)]
+    form, values, (seven, second) = two(sql)
+    batch = for_all(form, ((seven, INT4), (second, 0)), counts=counts(sql))
+    assert batch is not None
+    assert sorted(batch.again) == sorted((seven, second))
+    given: dict[int, Any] = dict(values)
+    for place, number in enumerate(batch.again, start=max(values) + 1):
+        given[place] = turns[1][0 if number == seven else 1]
+    together = ask(connection, batch.sql, [given[number] for number in sorted(given)])
+    looped = looped_by_two(connection, sql, turns)
+    if "SELECT 1" in sql:
+        looped = [row[:2] for row in looped]
+    assert together
+    assert same_rows(looped, together), batch.sql
+
+
+@pytest.mark.parametrize("sql", NO_KEY)
+def test_nothing_by_one_column_of_a_key(sql: str) -> None:
+    form, _, (seven, second) = two(sql)
+    for oid in (INT4, 0):
+        assert for_all(form, ((seven, oid), (second, oid)), counts=counts(sql)) is None
 
 
 def test_all_columns_of_another_table_do_not_tell_the_value(connection: psycopg.Connection[Any]) -> None:
@@ -182,7 +293,7 @@ def test_whether_there_are_any(connection: psycopg.Connection[Any], sql: str) ->
 )
 def test_the_one_row_of_a_unique_key(connection: psycopg.Connection[Any], sql: str) -> None:
     form, seven, values = normal(sql)
-    one = for_all(form, seven, unique=frozenset({"id"}), counts=counts(sql))
+    one = query(form, ((seven, 0),), frozenset({"id"}), counts(sql))
     assert "LIMIT" not in one
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     looped = []
@@ -199,14 +310,14 @@ def test_the_first_rows_of_each(connection: psycopg.Connection[Any], sql: str) -
     assert "LATERAL" in one
     assert Counter(together) == Counter(looped)
     form, seven, _ = normal(sql)
-    assert for_all(form, seven, counts=counts(sql)) == ""
+    assert for_all(form, ((seven, 0),), counts=counts(sql)) is None
 
 
 @pytest.mark.parametrize("sql", NOT_THE_ROW)
 def test_a_limit_is_kept_where_a_unique_key_does_not_do_the_same(connection: psycopg.Connection[Any], sql: str) -> None:
     form, seven, values = normal(sql)
-    assert for_all(form, seven, unique=frozenset({"id"}), counts=counts(sql)) == ""
-    one = for_all(form, seven, INT4, frozenset({"id"}), counts(sql))
+    assert for_all(form, ((seven, 0),), frozenset({"id"}), counts(sql)) is None
+    one = query(form, ((seven, INT4),), frozenset({"id"}), counts(sql))
     assert "LATERAL" in one
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     looped = []
@@ -218,14 +329,14 @@ def test_a_limit_is_kept_where_a_unique_key_does_not_do_the_same(connection: psy
 
 def test_whether_the_row_of_a_unique_key_is_there(connection: psycopg.Connection[Any]) -> None:
     form, seven, values = normal("SELECT 1 FROM authors WHERE id = 7")
-    one = for_all(form, seven, unique=frozenset({"id"}))
+    one = query(form, ((seven, 0),), frozenset({"id"}))
     together = ask(connection, one, [VALUES if n == seven - 1 else value for n, value in enumerate(values)])
     assert Counter(together) == Counter((value,) for value in VALUES if value <= 20)
 
 
 def test_a_value_of_null_finds_no_row_either(connection: psycopg.Connection[Any]) -> None:
     form, seven, values = normal("SELECT title, sold FROM books WHERE author_id = 7")
-    one = for_all(form, seven)
+    one = query(form, ((seven, 0),))
     given: list[Any] = [None if n == seven - 1 else value for n, value in enumerate(values)]
     assert ask(connection, form.replace(f"${seven}", "NULL"), given) == []
     assert ask(connection, one, [["NULL"] if n == seven - 1 else value for n, value in enumerate(values)]) == []
@@ -245,15 +356,16 @@ def test_a_limit_that_changes_is_not_known() -> None:
 @pytest.mark.parametrize("sql", NOTHING)
 def test_nothing_where_it_could_be_wrong(sql: str) -> None:
     form, seven, _ = normal(sql)
-    assert for_all(form, seven, INT4, counts=counts(sql)) == ""
+    assert for_all(form, ((seven, INT4),), counts=counts(sql)) is None
 
 
 def test_hostile_text_gives_nothing() -> None:
     for sql in ("SELECT " + "(" * 2_000 + "1", "SELECT pgtattle_slot_1 FROM t WHERE a = $1", "", "$1"):
-        assert for_all(sql, 1) == ""
+        assert for_all(sql, ((1, 0),)) is None
 
 
 @pytest.mark.parametrize("oid", [20, 21, 23])
 def test_an_integer_is_not_what_one_value_fits_in(oid: int) -> None:
-    one = for_all("SELECT id FROM books WHERE author_id = $1 ORDER BY id LIMIT $2", 1, oid, counts=frozenset({(2, 2)}))
+    sql = "SELECT id FROM books WHERE author_id = $1 ORDER BY id LIMIT $2"
+    one = query(sql, ((1, oid),), counts=frozenset({(2, 2)}))
     assert "UNNEST(CAST($1 AS BIGINT[]))" in one
