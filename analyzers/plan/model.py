@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -16,7 +17,7 @@ _NAME: Final = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_\x80-\uffff][\w$]*)')
 
 
 class Node(Struct, frozen=True):
-    """A plan node. `total_cost` is of all its runs together with its children, `rows` are the planner's estimate.
+    """A plan node. `total_cost` is of all its runs together with its children, `rows` are estimated for one run.
 
     `filter_names` are all names in its filter: columns, and what else has one there.
     """
@@ -43,14 +44,17 @@ def read(explained: bytes) -> Node:
     """The root node. Raises ValueError for anything that is not EXPLAIN's JSON."""
     try:
         document = msgspec.json.decode(explained)
-        return _node(document[0]["Plan"], 0)
+        return _node(document[0]["Plan"], 0, 1.0, math.inf)
     except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"this is no EXPLAIN (FORMAT JSON): {type(error).__name__}") from error
 
 
-def _node(plan: dict[str, Any], depth: int) -> Node:
+def _node(plan: dict[str, Any], depth: int, runs: float, most: float) -> Node:
+    """A node that runs so often. It costs no more than the node above, which may not want all of its rows."""
     if depth > MAX_DEPTH:
         raise ValueError("this plan is nested too deeply")
+    total_cost = min(runs * float(plan.get("Total Cost", 0)), most)
+    below = plan.get("Plans", ())
     return Node(
         kind=str(plan["Node Type"]),
         relation=str(plan.get("Relation Name", "")),
@@ -58,11 +62,26 @@ def _node(plan: dict[str, Any], depth: int) -> Node:
         index=str(plan.get("Index Name", "")),
         rows=float(plan.get("Plan Rows", 0)),
         startup_cost=float(plan.get("Startup Cost", 0)),
-        total_cost=float(plan.get("Total Cost", 0)),
+        total_cost=total_cost,
         filtered="Filter" in plan,
         filter_names=_names(str(plan.get("Filter", ""))),
-        children=tuple(_node(child, depth + 1) for child in plan.get("Plans", ())),
+        children=tuple(_node(child, depth + 1, _runs(plan, child, runs), total_cost) for child in below),
     )
+
+
+def _runs(plan: dict[str, Any], child: dict[str, Any], runs: float) -> float:
+    """How often a child runs where its parent runs so often: EXPLAIN tells the cost of one run."""
+    relationship = child.get("Parent Relationship")
+    if relationship == "InitPlan" or plan["Node Type"] == "Materialize":
+        return 1.0
+    if relationship == "SubPlan":
+        name = str(child.get("Subplan Name", ""))
+        hashed = any(f"hashed {name}" in str(value) for value in plan.values() if not isinstance(value, dict))
+        return 1.0 if hashed else runs * max(1.0, float(plan.get("Plan Rows", 0)))
+    if relationship == "Inner" and plan["Node Type"] == "Nested Loop":
+        outer = next((one for one in plan["Plans"] if one.get("Parent Relationship") == "Outer"), plan)
+        return runs * max(1.0, float(outer.get("Plan Rows", 0)))
+    return runs
 
 
 def _names(condition: str) -> frozenset[str]:

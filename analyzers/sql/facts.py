@@ -22,13 +22,17 @@ _PLACEHOLDER: Final = re.compile(r"\$\d+")
 
 
 class ColumnUse(Struct, frozen=True):
-    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` wraps it."""
+    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` wraps it.
+
+    `compared_to` is the column that a join compares it to, where that may be one of the same row.
+    """
 
     table: str
     column: str
     role: Role
     descending: bool = False
     function: str = ""
+    compared_to: str = ""
 
 
 class Facts(Struct, frozen=True):
@@ -157,9 +161,10 @@ def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str])
     left, right = condition.this, condition.args.get("expression")
     sides = [side for side in (left, right) if side is not None]
     columns = [list(side.find_all(exp.Column)) for side in sides]
-    if isinstance(condition, exp.EQ) and len(sides) == 2 and all(isinstance(side, exp.Column) for side in sides):
-        for side in sides:
-            yield ColumnUse(table_of(side), side.name, "join")
+    if isinstance(condition, exp.EQ) and isinstance(left, exp.Column) and isinstance(right, exp.Column):
+        one_row = left.table == right.table or not (left.table and right.table)
+        for side, other in ((left, right), (right, left)):
+            yield ColumnUse(table_of(side), side.name, "join", compared_to=other.name if one_row else "")
         return
     for number, side in enumerate(sides):
         others = [column for n, found in enumerate(columns) if n != number for column in found]

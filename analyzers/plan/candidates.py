@@ -1,0 +1,68 @@
+"""The btree keys that could serve a statement.
+
+Enters: what a statement does with columns, and what the catalogue says of its tables. Leaves: candidates, best first.
+A name that is no column of its table is one of an outer query, and a column whose type has no operator class can be in
+no key: they are left out, the others stay. Out of scope: whether the planner would use a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from typing import Final
+
+from pgtattle.analyzers.questions import IndexCandidate, TableFacts
+from pgtattle.analyzers.sql.facts import ColumnUse
+
+MAX_WIDTH: Final = 3
+
+_ROLES: Final = frozenset(("eq", "range", "join"))
+
+
+def serves(use: ColumnUse) -> bool:
+    """True for a use that a key could serve, as far as the statement alone shows."""
+    return bool(use.table) and not use.function and use.role in _ROLES
+
+
+def candidates(uses: Iterable[ColumnUse], tables: Iterable[TableFacts]) -> Iterator[IndexCandidate]:
+    """Keys that can be built and are not there: the first of each table, then the second of each, and so on."""
+    served = [use for use in uses if serves(use)]
+    of_tables = [
+        [IndexCandidate(table=facts.name, columns=key) for key in _keys(served, facts) if not is_indexed(key, facts)]
+        for facts in tables
+    ]
+    for ranked in zip_longest(*of_tables):
+        yield from (candidate for candidate in ranked if candidate is not None)
+
+
+def is_indexed(columns: tuple[str, ...], facts: TableFacts) -> bool:
+    """True when a valid btree index begins with these columns; the order of equalities does not matter."""
+    return any(set(index[: len(columns)]) == set(columns) for index in facts.indexes)
+
+
+def _keys(served: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], ...]:
+    """Equalities, then a range; then join columns."""
+    uses = [
+        use
+        for use in served
+        if use.table == facts.name and facts.columns.get(use.column) and use.compared_to not in facts.columns
+    ]
+    equal = _columns(uses, "eq")
+    ranges = _columns(uses, "range")
+    joins = _columns(uses, "join")
+    found: dict[tuple[str, ...], None] = {}
+    if equal:
+        if ranges:
+            found.setdefault((*equal, ranges[0])[:MAX_WIDTH])
+        found.setdefault(equal[:MAX_WIDTH])
+    elif ranges:
+        found.setdefault(ranges[:1])
+    if joins and equal:
+        found.setdefault((*equal, joins[0])[:MAX_WIDTH])
+    for join in joins:
+        found.setdefault((join,))
+    return tuple(found)
+
+
+def _columns(uses: list[ColumnUse], role: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(use.column for use in uses if use.role == role))

@@ -1,0 +1,240 @@
+"""What cannot be indexed spoils nothing: columns without an operator class, columns of an outer query, views and
+foreign tables are left out of the candidates, and the others stay. Real planners, with HypoPG and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pgtattle.analyzers.finding import Finding
+from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.schema import IndexEvidence
+from tests.analyzers.planning import ask
+from tests.conftest import Database, fresh_database
+
+NO_BTREE = {
+    "as_json": "'{}'::json",
+    "as_note": "'{}'::note",
+    "as_deep_note": "'{}'::deep_note",
+    "as_jsons": "array['{}'::json]",
+    "as_xml": "'<a/>'::xml",
+    "as_point": "'(1,2)'::point",
+    "as_box": "'(1,2),(3,4)'::box",
+    "as_lseg": "'(1,2),(3,4)'::lseg",
+    "as_circle": "'<(1,2),3>'::circle",
+    "as_path": "'(1,2),(3,4)'::path",
+    "as_polygon": "'(1,2),(3,4)'::polygon",
+    "as_spot": "row('x', 1)::spot",
+    "as_spots": "array[row('x', 1)::spot]",
+    "as_xid": "'7'::xid",
+}
+BTREE = {
+    "as_text": "'x'::text",
+    "as_varchar": "'x'::varchar(40)",
+    "as_jsonb": "'{}'::jsonb",
+    "as_texts": "array['x']",
+    "as_range": "int4range(1, 2)",
+    "as_mood": "'good'::mood",
+    "as_code": "1::short_code",
+    "as_cidr": "'1.2.3.0/24'::cidr",
+    "as_regclass": "'pg_class'::regclass",
+    "as_uuid": "gen_random_uuid()",
+}
+OF_EVERY_TYPE = ", ".join(
+    f"CASE WHEN g % 1000 > 0 THEN {value} END AS {name}" for name, value in (NO_BTREE | BTREE).items()
+)
+SCHEMA = f"""
+    CREATE TYPE spot AS (street text, number int);
+    CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE DOMAIN note AS json;
+    CREATE DOMAIN deep_note AS note;
+    CREATE DOMAIN short_code AS int CHECK (VALUE >= 0);
+    CREATE TABLE event AS SELECT g AS id, g % 3000 AS device, g % 2500 AS owner_id, (g * 7) % 30000 AS other,
+        {OF_EVERY_TYPE} FROM generate_series(1, 30000) g;
+    ALTER TABLE event ADD PRIMARY KEY (id);
+    CREATE TABLE owner (number int PRIMARY KEY, name text, region int);
+    INSERT INTO owner SELECT g, 'o' || g, g % 50 FROM generate_series(1, 2500) g;
+    CREATE TABLE parts (id int, device int) PARTITION BY RANGE (id);
+    CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (1000000);
+    INSERT INTO parts SELECT g, g % 3000 FROM generate_series(1, 30000) g;
+    CREATE VIEW event_view AS SELECT id, device AS machine, owner_id FROM event;
+    CREATE MATERIALIZED VIEW event_copy AS SELECT id, device FROM event;
+    CREATE EXTENSION file_fdw;
+    CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+    CREATE FOREIGN TABLE far (id int, device int) SERVER files OPTIONS (filename '/dev/null');
+    VACUUM ANALYZE;
+"""
+
+
+@pytest.fixture(scope="module")
+def hypothetical(debian_postgres: Cluster) -> Iterator[Database]:
+    with fresh_database(debian_postgres) as made:
+        fill(made, "CREATE EXTENSION hypopg")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def plain(debian_postgres: Cluster) -> Iterator[Database]:
+    with fresh_database(debian_postgres) as made:
+        fill(made)
+        yield made
+
+
+def fill(database: Database, *more: str) -> None:
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for statement in (*more, *SCHEMA.split(";\n")):
+            connection.execute(statement.encode())
+
+
+def found(database: Database, sql: str, *parameters: Parameter) -> list[tuple[str, list[str], str]]:
+    return [told(one) for one in ask(database, sql, *parameters)[0]]
+
+
+def told(finding: Finding) -> tuple[str, list[str], str]:
+    evidence = finding.evidence
+    assert isinstance(evidence, IndexEvidence)
+    return evidence.table, evidence.columns, finding.confidence
+
+
+@pytest.mark.parametrize("column", NO_BTREE)
+def test_a_column_that_no_btree_takes_is_left_out_of_the_key(
+    hypothetical: Database, plain: Database, column: str
+) -> None:
+    sql = f"SELECT id FROM event WHERE {column} IS NULL AND device = 7"
+    assert found(hypothetical, sql) == [("public.event", ["device"], "proven")]
+    assert found(plain, sql) == [("public.event", ["device"], "likely")]
+    alone = f"SELECT id FROM event WHERE {column} IS NULL"
+    assert found(hypothetical, alone) == found(plain, alone) == []
+
+
+@pytest.mark.parametrize("column", BTREE)
+def test_a_column_that_a_btree_takes_stays_in_the_key(hypothetical: Database, plain: Database, column: str) -> None:
+    sql = f"SELECT id FROM event WHERE {column} IS NULL AND device = 7"
+    assert found(hypothetical, sql) == [("public.event", [column, "device"], "proven")]
+    assert found(plain, sql) == [("public.event", [column, "device"], "likely")]
+
+
+def test_what_is_left_out_takes_no_place_in_the_key(hypothetical: Database, plain: Database) -> None:
+    sql = f"SELECT id FROM event WHERE {' AND '.join(f'{one} IS NULL' for one in NO_BTREE)} AND device = $1"
+    assert found(hypothetical, sql, Parameter(23, "7")) == [("public.event", ["device"], "proven")]
+    assert found(plain, sql, Parameter(23, "7")) == [("public.event", ["device"], "likely")]
+
+
+OUTER = {
+    "a column of the outer query, without its table": (
+        "SELECT name FROM owner WHERE region = 3 AND EXISTS (SELECT FROM event WHERE device = 7 AND owner_id = number)",
+        "device",
+    ),
+    "the outer query's column first": (
+        "SELECT name FROM owner WHERE EXISTS (SELECT FROM event WHERE number = owner_id AND device = 7)",
+        "device",
+    ),
+    "an outer column with its table": (
+        "SELECT name FROM owner o WHERE EXISTS (SELECT FROM event WHERE owner_id = o.number AND device = 7)",
+        "device",
+    ),
+    "a scalar subquery of the select list": (
+        "SELECT name, (SELECT count(*) FROM event WHERE owner_id = number) FROM owner WHERE number = 9",
+        "owner_id",
+    ),
+    "NOT IN": ("SELECT name FROM owner WHERE number NOT IN (SELECT owner_id FROM event WHERE device = 7)", "device"),
+    "LATERAL": (
+        "SELECT name, e.id FROM owner, LATERAL (SELECT id FROM event WHERE owner_id = number AND device = 7 LIMIT 1) e",
+        "device",
+    ),
+    "LEFT JOIN LATERAL": (
+        "SELECT name, e.id FROM owner LEFT JOIN LATERAL (SELECT id FROM event WHERE number = owner_id "
+        "ORDER BY other LIMIT 1) e ON true WHERE number = 9",
+        "owner_id",
+    ),
+    "the other side of a join": (
+        "SELECT name FROM owner JOIN event ON owner_id = number AND event.device = 7",
+        "device",
+    ),
+    "UPDATE FROM": (
+        "UPDATE event e SET other = 0 FROM owner WHERE e.owner_id = number AND e.device = 7",
+        "device",
+    ),
+    "DELETE USING": ("DELETE FROM event e USING owner o WHERE e.owner_id = o.number AND e.device = 7", "device"),
+    "a system column": ("SELECT id FROM event WHERE xmin = '9' AND device = 7", "device"),
+    "a set-returning function beside it": (
+        "SELECT e.id FROM event e, unnest(ARRAY[1, 2]) AS u(n) WHERE e.device = 7 AND e.other = u.n",
+        "device",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_columns_of_others_spoil_nothing(hypothetical: Database, plain: Database, name: str) -> None:
+    sql, column = OUTER[name]
+    for database, sure in ((hypothetical, "proven"), (plain, "likely")):
+        ((table, columns, confidence),) = found(database, sql)
+        assert (table, confidence) == ("public.event", sure)
+        assert column in columns
+        assert set(columns) <= {"device", "owner_id", "other"}
+
+
+BESIDE = {
+    "a foreign table": "SELECT e.id FROM far f JOIN event e ON e.owner_id = f.id WHERE e.device = 7 AND f.device = 7",
+    "a foreign table behind": "SELECT e.id FROM event e LEFT JOIN far f ON e.owner_id = f.id WHERE e.device = 7",
+    "a view": "SELECT e.id FROM event e JOIN event_view v ON v.id = e.other WHERE v.id = 3 AND e.device = 7",
+    "a partitioned table": "SELECT e.id FROM parts p, event e WHERE p.device = 9 AND p.id = e.other AND e.device = 7",
+    "a partition": "SELECT e.id FROM parts_1 p JOIN event e ON p.id = e.id WHERE p.device > 1 AND e.device = 7",
+    "a materialized view": "SELECT e.id FROM event_copy c JOIN event e ON c.id = e.id WHERE e.device = 7",
+    "a catalogue": "SELECT e.id FROM pg_class c JOIN event e ON e.other = relpages WHERE relname = 'x' AND e.device = 7",
+    "more views than are tried": (
+        "SELECT e.id FROM event_view a, event_view b, event_view c, event_view d, event_copy f, event_copy g, event e "
+        "WHERE a.id = 1 AND b.id = 2 AND c.id = 3 AND d.id = 4 AND f.id = 5 AND g.id = 6 AND a.owner_id = 1 "
+        "AND b.owner_id = 1 AND c.owner_id = 1 AND d.owner_id = 1 AND e.device = 7"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_tables_without_candidates_spoil_nothing(hypothetical: Database, plain: Database, name: str) -> None:
+    for database, sure in ((hypothetical, "proven"), (plain, "likely")):
+        ((table, columns, confidence),) = found(database, BESIDE[name])
+        assert (table, confidence) == ("public.event", sure)
+        assert "device" in columns
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM far WHERE device = 7",
+        "SELECT id FROM parts WHERE device = 7",
+        "SELECT id FROM parts_1 WHERE device = 7",
+        "SELECT id FROM event_copy WHERE device = 7",
+        "SELECT relname FROM pg_class WHERE relpages = 7",
+        "SELECT e.id FROM event e JOIN far f ON e.id = f.id WHERE e.id = 7",
+        "SELECT id FROM event WHERE device = other",
+        "SELECT id FROM event e WHERE e.device = e.other",
+        "SELECT id FROM event WHERE device = event.other",
+        "SELECT name FROM owner WHERE EXISTS (SELECT FROM event WHERE id = number)",
+    ],
+)
+def test_silence(hypothetical: Database, plain: Database, sql: str) -> None:
+    assert found(hypothetical, sql) == found(plain, sql) == []
+
+
+def test_a_virtual_column_is_in_no_key(database: Database) -> None:
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("""
+            CREATE TABLE sums (a int, b int, total int GENERATED ALWAYS AS (a + b) VIRTUAL, kept int GENERATED ALWAYS AS
+                (a + b) STORED);
+            INSERT INTO sums SELECT g, g FROM generate_series(1, 30000) g; ANALYZE sums;
+        """)
+    assert found(database, "SELECT a FROM sums WHERE total = 8") == []
+    assert found(database, "SELECT a FROM sums WHERE total = 8 AND b = 4") == [("public.sums", ["b"], "likely")]
+    assert found(database, "SELECT a FROM sums WHERE kept = 8") == [("public.sums", ["kept"], "likely")]
+
+
+def test_hypopg_may_be_in_any_schema(debian_database: Database) -> None:
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "Odd place"; CREATE EXTENSION hypopg SCHEMA "Odd place"')
+        connection.execute("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 30000) g; ANALYZE t")
+    assert found(debian_database, "SELECT * FROM t WHERE a = 7") == [("public.t", ["a"], "proven")]
