@@ -39,13 +39,13 @@ def asked(database: Database, *questions: Question, password: str | None = None)
     return asyncio.run(all_())
 
 
-def made(database: Database, number: int, sql: str, *parameters: Parameter, ms: float = 30.0) -> Execution:
-    """An execution of its own statement at so many seconds."""
-    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0, user=database.user, database=database.name)
+def statement(sql: str, *parameters: Parameter, database: str = "shop", second: int = 1, ms: float = 30.0) -> Execution:
+    """An execution that began at this second."""
+    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0, user="alice", database=database)
     (text,) = Texts().read(sql)
-    at_ns = number * 1_000_000_000
+    at_ns = second * 1_000_000_000
     return Execution(
-        id=number,
+        id=second,
         connection=connection,
         text=text,
         parameters=parameters,
@@ -59,7 +59,7 @@ def ask(
 ) -> tuple[list[Finding], IndexQuestion | None]:
     """What `missing-index` says of one execution, with the real planner between."""
     rule = MissingIndex(RuleSettings(), FactsCache())
-    outcomes = list(rule.execution(made(database, 1, sql, *parameters, ms=ms)))
+    outcomes = list(rule.execution(statement(sql, *parameters, database=database.name, ms=ms)))
     if not outcomes:
         return [], None
     (question,) = outcomes

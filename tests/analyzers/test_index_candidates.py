@@ -185,7 +185,7 @@ BESIDE = {
     "a partitioned table": "SELECT e.id FROM parts p, event e WHERE p.device = 9 AND p.id = e.other AND e.device = 7",
     "a partition": "SELECT e.id FROM parts_1 p JOIN event e ON p.id = e.id WHERE p.device > 1 AND e.device = 7",
     "a materialized view": "SELECT e.id FROM event_copy c JOIN event e ON c.id = e.id WHERE e.device = 7",
-    "a catalogue": "SELECT e.id FROM pg_class c JOIN event e ON e.other = relpages WHERE relname = 'x' AND e.device = 7",
+    "a catalogue": "SELECT e.id FROM pg_class c JOIN event e ON other = relpages WHERE relname = 'x' AND e.device = 7",
     "more views than are tried": (
         "SELECT e.id FROM event_view a, event_view b, event_view c, event_view d, event_copy f, event_copy g, event e "
         "WHERE a.id = 1 AND b.id = 2 AND c.id = 3 AND d.id = 4 AND f.id = 5 AND g.id = 6 AND a.owner_id = 1 "

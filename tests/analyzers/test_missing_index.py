@@ -8,15 +8,20 @@ import json
 import psycopg
 import pytest
 
-from pgtattle.analyzers.missing_index import quoted
+from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.missing_index import MissingIndex, quoted
 from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.questions import IndexQuestion
+from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.database import Planner
+from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.schema import IndexEvidence
-from tests.analyzers.planning import ask
-from tests.conftest import Database
+from pgtattle.proxy.settings import RuleSettings
+from tests import debian
+from tests.analyzers.planning import ask, statement
+from tests.conftest import Database, fresh_database
 
 SCHEMA = """
     CREATE TABLE people (id int PRIMARY KEY, mail text, city text, born date, "Odd Name" int, state text, friend int);
@@ -203,3 +208,44 @@ def test_explaining_runs_nothing(database: Database) -> None:
 
         assert "ModifyTable" in asyncio.run(explain())
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1,)
+
+
+def test_hypopg_that_is_created_after_a_restart_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it passes the proxy: the questions that go on see the server gone, and then the extension."""
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    rule = MissingIndex(RuleSettings(), FactsCache())
+
+    async def say(planner: Planner, name: str, second: int) -> list[tuple[str, str, str]]:
+        outcomes = rule.execution(
+            statement("SELECT * FROM people WHERE mail = $1", Parameter(25, "m7"), database=name, second=second)
+        )
+        (question,) = [one for one in outcomes if isinstance(one, IndexQuestion)]
+        answer = await planner.ask(question)
+        findings = [one for one in rule.answer(answer) if isinstance(one, Finding)]
+        return [(one.confidence, one.suggestion.status, one.state) for one in findings]
+
+    async def restarted(cluster: Cluster, database: Database) -> None:
+        planner = Planner(database.dsn, per_second=1000)
+        try:
+            await planner.check()
+            assert await say(planner, database.name, 1) == [("likely", "unverified", "open")]
+            assert not planner.explain.hypopg
+            cluster.stop()
+            assert await say(planner, database.name, 5) == []
+            assert planner.explain.state == "unreachable"
+            cluster.start()
+            with psycopg.connect(database.dsn, autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION hypopg")
+            await planner.check()
+            assert await say(planner, database.name, 16) == [("proven", "verified", "open")]
+            assert (planner.explain.state, planner.explain.hypopg) == ("ok", True)
+        finally:
+            await planner.close()
+
+    with debian.cluster() as cluster, fresh_database(cluster) as database:
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute(
+                "CREATE TABLE people AS SELECT g AS id, 'm' || g AS mail FROM generate_series(1, 30000) g"
+            )
+            connection.execute("ANALYZE people")
+        asyncio.run(restarted(cluster, database))
