@@ -306,7 +306,7 @@ class MissingIndex(Analyzer):
             if f"{facts.schema}.{facts.name.rpartition('.')[2]}" == evidence.table:
                 if facts.rows < self._min_rows or is_indexed(tuple(evidence.columns), facts):
                     return False
-                if not all(facts.columns.get(column) for column in evidence.columns):
+                if not all(name in facts.columns and facts.columns[name].btree for name in evidence.columns):
                     return False
                 scanned = any(node.filtered and _is_scan(node, facts) for node in root.walk())
                 refused = answer.tried and known.confidence != "proven" and self._scan(root, facts) is not None

@@ -18,17 +18,26 @@ class IndexCandidate(Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...]
 
 
-class TableFacts(Struct, frozen=True, kw_only=True):
-    """An ordinary table in the catalogue. `indexes` are the key columns of its valid btree indexes.
+class ColumnFacts(Struct, frozen=True):
+    """A column in the catalogue. `btree`: an index may have it in its key.
 
-    `columns` are all of its columns, each with whether a btree index may have it in its key.
+    `equal` is the share of the rows that has one and the same value, on average, and `null` of those that have none;
+    both are -1 where there are no statistics.
     """
+
+    btree: bool
+    equal: float = -1.0
+    null: float = -1.0
+
+
+class TableFacts(Struct, frozen=True, kw_only=True):
+    """An ordinary table in the catalogue. `indexes` are the key columns of its valid btree indexes."""
 
     name: str
     schema: str
     rows: float
     pages: int
-    columns: dict[str, bool] = {}
+    columns: dict[str, ColumnFacts] = {}
     indexes: tuple[tuple[str, ...], ...] = ()
 
 

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from pgtattle.analyzers.plan.candidates import candidates
-from pgtattle.analyzers.questions import IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
+from pgtattle.analyzers.questions import ColumnFacts, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 
 MAX_CANDIDATES: Final = 6
 
@@ -37,7 +37,7 @@ _INDEXES: Final = """
 """
 # An array has an operator class whether or not its elements can be compared, and so has a composite type: an array is
 # looked at by its elements, a domain by its base, and a composite type is left out. A virtual generated column, of
-# PostgreSQL 18, can be in no index.
+# PostgreSQL 18, can be in no index; nor can values that are so wide that ANALYZE has skipped all of them.
 _COLUMNS: Final = """
     WITH RECURSIVE made_of(number, type) AS (
         SELECT attnum, atttypid FROM pg_attribute
@@ -56,8 +56,17 @@ _COLUMNS: Final = """
             SELECT FROM pg_cast c JOIN compared ON compared.type = c.casttarget
             WHERE c.castsource = t.oid AND c.castmethod = 'b' AND c.castcontext = 'i'
         ))
-    )
-    FROM pg_attribute a WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
+    ) AND NOT coalesce(
+        y.typlen = -1 AND y.typanalyze = 0 AND s.null_frac < 1
+        AND s.most_common_vals IS NULL AND s.histogram_bounds IS NULL, false
+    ),
+    CASE WHEN s.n_distinct > 0 THEN (1 - s.null_frac) / s.n_distinct
+         WHEN s.n_distinct < 0 THEN (1 - s.null_frac) / greatest(-s.n_distinct * c.reltuples, 1) END,
+    s.null_frac
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type y ON y.oid = a.atttypid
+    LEFT JOIN pg_stats s ON s.schemaname = %(schema)s AND s.tablename = c.relname AND s.attname = a.attname
+        AND NOT s.inherited
+    WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -87,13 +96,16 @@ def _table(connection: Connection, name: str) -> TableFacts | None:
     if row is None:
         return None
     indexes = connection.execute(_INDEXES, [quoted]).fetchall()
-    columns = connection.execute(_COLUMNS, {"table": quoted}).fetchall()
+    columns = connection.execute(_COLUMNS, {"table": quoted, "schema": row[0]}).fetchall()
     return TableFacts(
         name=name,
         schema=row[0],
         rows=float(row[1]),
         pages=int(row[2]),
-        columns=dict(columns),
+        columns={
+            name: ColumnFacts(btree, -1.0 if equal is None else equal, -1.0 if null is None else null)
+            for name, btree, equal, null in columns
+        },
         indexes=tuple(tuple(key) for (key,) in indexes if key),
     )
 

@@ -15,8 +15,10 @@ from pgtattle.analyzers.questions import IndexCandidate, TableFacts
 from pgtattle.analyzers.sql.facts import ColumnUse
 
 MAX_WIDTH: Final = 3
+UNKNOWN: Final = 0.01
+"""The share of the rows that an equality finds in a column without statistics."""
 
-_ROLES: Final = frozenset(("eq", "range", "join"))
+_ROLES: Final = frozenset(("eq", "null", "range", "join"))
 
 
 def serves(use: ColumnUse) -> bool:
@@ -42,19 +44,15 @@ def is_indexed(columns: tuple[str, ...], facts: TableFacts) -> bool:
 
 def _keys(served: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], ...]:
     """Equalities, then a range; then join columns."""
-    uses = [
-        use
-        for use in served
-        if use.table == facts.name and facts.columns.get(use.column) and use.compared_to not in facts.columns
-    ]
-    equal = _columns(uses, "eq")
+    uses = [use for use in served if use.table == facts.name and _fits(use, facts)]
+    equal, rows = _equalities(uses, facts)
     ranges = _columns(uses, "range")
     joins = _columns(uses, "join")
     found: dict[tuple[str, ...], None] = {}
     if equal:
-        if ranges:
+        if ranges and rows > 1:
             found.setdefault((*equal, ranges[0])[:MAX_WIDTH])
-        found.setdefault(equal[:MAX_WIDTH])
+        found.setdefault(equal)
     elif ranges:
         found.setdefault(ranges[:1])
     if joins and equal:
@@ -62,6 +60,29 @@ def _keys(served: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], 
     for join in joins:
         found.setdefault((join,))
     return tuple(found)
+
+
+def _fits(use: ColumnUse, facts: TableFacts) -> bool:
+    column = facts.columns.get(use.column)
+    return column is not None and column.btree and use.compared_to not in facts.columns
+
+
+def _equalities(uses: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], float]:
+    """The columns of equalities, those that find the fewest rows first, until one is left; and the rows that are."""
+    shares: dict[str, float] = {}
+    for use in uses:
+        if use.role in ("eq", "null"):
+            column = facts.columns[use.column]
+            share = column.null if use.role == "null" else column.equal
+            shares.setdefault(use.column, UNKNOWN if share < 0 else share)
+    rows = facts.rows
+    key: list[str] = []
+    for name, share in sorted(shares.items(), key=lambda one: one[1]):
+        if len(key) == MAX_WIDTH or (key and rows <= 1):
+            break
+        key.append(name)
+        rows *= share
+    return tuple(key), rows
 
 
 def _columns(uses: list[ColumnUse], role: str) -> tuple[str, ...]:

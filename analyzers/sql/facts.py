@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_TABLES: Final = 32
 
-Role = Literal["eq", "range", "like", "join", "order", "group"]
+Role = Literal["eq", "null", "range", "like", "join", "order", "group"]
 
 _PLACEHOLDER: Final = re.compile(r"\$\d+")
 
@@ -145,7 +145,7 @@ def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str])
 
     role: Role
     if isinstance(condition, (exp.EQ, exp.In, exp.Is)):
-        role = "eq"
+        role = "null" if isinstance(condition.args.get("expression"), exp.Null) else "eq"
     elif isinstance(condition, (exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between)):
         role = "range"
     elif isinstance(condition, (exp.Like, exp.ILike, exp.SimilarTo, exp.RegexpLike)):

@@ -114,8 +114,8 @@ def test_a_column_that_no_btree_takes_is_left_out_of_the_key(
 @pytest.mark.parametrize("column", BTREE)
 def test_a_column_that_a_btree_takes_stays_in_the_key(hypothetical: Database, plain: Database, column: str) -> None:
     sql = f"SELECT id FROM event WHERE {column} IS NULL AND device = 7"
-    assert found(hypothetical, sql) == [("public.event", [column, "device"], "proven")]
-    assert found(plain, sql) == [("public.event", [column, "device"], "likely")]
+    assert found(hypothetical, sql) == [("public.event", ["device", column], "proven")]
+    assert found(plain, sql) == [("public.event", ["device", column], "likely")]
 
 
 def test_what_is_left_out_takes_no_place_in_the_key(hypothetical: Database, plain: Database) -> None:
@@ -219,6 +219,36 @@ def test_tables_without_candidates_spoil_nothing(hypothetical: Database, plain: 
 )
 def test_silence(hypothetical: Database, plain: Database, sql: str) -> None:
     assert found(hypothetical, sql) == found(plain, sql) == []
+
+
+def test_the_equality_that_finds_the_fewest_rows_comes_first(hypothetical: Database, plain: Database) -> None:
+    """What is behind it in the key finds nothing less, once a row is left."""
+    sql = "SELECT id FROM event WHERE as_text = 'x' AND as_mood = 'good' AND as_code = 1 AND device = 7 AND other = 49"
+    assert found(hypothetical, sql) == [("public.event", ["other"], "proven")]
+    assert found(plain, sql) == [("public.event", ["other"], "likely")]
+    several = "SELECT id FROM event WHERE as_text = 'x' AND as_mood = 'good' AND as_code IS NULL AND device = 7"
+    assert found(plain, several) == [("public.event", ["device", "as_code"], "likely")]
+    ranged = "SELECT id FROM event WHERE device > 2990 AND owner_id = 7 AND as_text = 'x'"
+    assert found(hypothetical, ranged) == [("public.event", ["owner_id", "as_text", "device"], "proven")]
+
+
+@pytest.mark.parametrize("kind", ["text", "bytea", "jsonb", "varchar"])
+def test_values_too_wide_for_a_page_are_in_no_key(debian_database: Database, kind: str) -> None:
+    value = {"bytea": "convert_to(body, 'UTF8')", "jsonb": "to_jsonb(body)"}.get(kind, "body")
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
+        connection.execute(
+            f"""
+            CREATE TABLE paper AS SELECT g AS id, g % 3000 AS author, {value} AS wide
+            FROM generate_series(1, 15000) g,
+            LATERAL (SELECT string_agg(md5(g || '.' || n), '') AS body FROM generate_series(1, 120) n
+                WHERE g % 20 = 0) b;
+            ANALYZE paper;
+        """.encode()
+        )
+        sql = "SELECT id FROM paper WHERE wide IS NULL AND author = 7"
+        (finding,) = ask(debian_database, sql)[0]
+        connection.execute(finding.suggestion.sql.encode())
+    assert told(finding) == ("public.paper", ["author"], "likely")
 
 
 def test_a_virtual_column_is_in_no_key(database: Database) -> None:

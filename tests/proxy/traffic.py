@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pgtattle.analyzers.plan.candidates import candidates
 from pgtattle.analyzers.questions import (
     Answer,
+    ColumnFacts,
     IndexAnswer,
     IndexQuestion,
     Question,
@@ -220,7 +221,7 @@ def index_answer(
         schema="public",
         rows=rows,
         pages=500,
-        columns=dict.fromkeys(("id", *columns), True),
+        columns=dict.fromkeys(("id", *columns), ColumnFacts(btree=True)),
         indexes=(("id",), *([columns] if indexed else [])),
     )
     return IndexAnswer(
