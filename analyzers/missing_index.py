@@ -26,6 +26,7 @@ from pgtattle.analyzers.schema_changes import Change, SchemaChanges, words_of
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.analyzers.tally import Tally
+from pgtattle.analyzers.temporary_tables import TemporaryTables
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Cost, IndexEvidence, Severity, Suggestion
 from pgtattle.proxy.settings import RuleSettings
@@ -152,6 +153,7 @@ class MissingIndex(Analyzer):
         self._facts = facts
         self._seen: Bounded[Key, _Seen] = Bounded(10_000)
         self._changes = SchemaChanges()
+        self._temporary = TemporaryTables()
         self._asked: dict[Key, _Seen] = {}
         self._backlog = Backlog(self._ran)
         # The first questions without an answer, and when they were asked.
@@ -165,6 +167,7 @@ class MissingIndex(Analyzer):
         """Ask about a statement, and again when it is due; repeat what was found as it goes on."""
         statement = execution.text.statement
         if statement.kind not in ("read", "write"):
+            self._temporary.see(execution)
             for change in self._changes.see(execution):
                 self._expire(change)
             return ()
@@ -180,7 +183,7 @@ class MissingIndex(Analyzer):
             if found is not None and not found.gone and seen.tally.count >= 2 * found.said_at:
                 return (found.say(),)
             return ()
-        if not _can_be_explained(execution):
+        if not _is_whole(execution) or self._temporary.among(execution, self._facts.tables(execution.text)):
             return ()
         self._now_ns = execution.ended_ns
         if not seen.schedule.asked:
@@ -328,8 +331,8 @@ class MissingIndex(Analyzer):
         return None
 
 
-def _can_be_explained(execution: Execution) -> bool:
-    """True where the planner can be asked with the text and the values of this execution."""
+def _is_whole(execution: Execution) -> bool:
+    """True where the planner can be asked with the text and the values of an execution."""
     if execution.sqlstate is not None or execution.text.truncated:
         return False
     return not any(parameter.truncated for parameter in execution.parameters)

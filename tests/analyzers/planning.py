@@ -39,14 +39,16 @@ def asked(database: Database, *questions: Question, password: str | None = None)
     return asyncio.run(all_())
 
 
-def statement(sql: str, *parameters: Parameter, database: str = "shop", second: int = 1, ms: float = 30.0) -> Execution:
+def statement(
+    sql: str, *parameters: Parameter, database: str = "shop", connection: int = 1, second: int = 1, ms: float = 30.0
+) -> Execution:
     """An execution that began at this second."""
-    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0, user="alice", database=database)
+    of = Connection(id=connection, client="127.0.0.1:1", opened_ns=0, user="alice", database=database)
     (text,) = Texts().read(sql)
     at_ns = second * 1_000_000_000
     return Execution(
         id=second,
-        connection=connection,
+        connection=of,
         text=text,
         parameters=parameters,
         started_ns=at_ns,

@@ -141,3 +141,52 @@ def test_the_backlog_is_bounded_and_keeps_what_goes_on() -> None:
         taken.append(one[0])
     assert len(taken) == MAX_WAITING
     assert taken[0] == often
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        "CREATE TEMP TABLE people AS SELECT 1 AS id",
+        "create local temporary table if not exists People (id int)",
+        "CREATE TEMPORARY TABLE people (id int) ON COMMIT DROP",
+        'CREATE TEMP TABLE "people" (id int)',
+        "CREATE TABLE pg_temp.people (id int)",
+        "CREATE TEMP VIEW people AS SELECT 1 AS id",
+    ],
+)
+def test_a_temporary_table_hides_the_one_of_its_name_from_its_own_connection_only(create: str) -> None:
+    shop = Shop()
+    shop.traffic.query(shop.connection, create)
+    shop.look_up("a", "a")
+    assert shop.asked() == []
+    shop.traffic.query(shop.connection, "SELECT id FROM public.people WHERE b = 'x'")
+    assert [column(one) for one in shop.asked()] == ["b"]
+    shop.connection = shop.traffic.connect()
+    shop.look_up("a")
+    assert [column(one) for one in shop.asked()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("CREATE TEMP TABLE persons (id int)", ""),
+        ("CREATE TABLE people (id int)", ""),
+        ("CREATE UNLOGGED TABLE people (id int)", ""),
+        ("CREATE TEMP TABLE people (id int)", "42601"),
+        ("CREATE TEMP SEQUENCE people", ""),
+    ],
+)
+def test_what_makes_no_temporary_table_of_that_name_hides_nothing(sql: str, error: str) -> None:
+    shop = Shop()
+    shop.traffic.query(shop.connection, sql, error=error)
+    shop.look_up("a")
+    assert [column(one) for one in shop.asked()] == ["a"]
+
+
+@pytest.mark.parametrize(("sql", "asked"), [("DISCARD ALL", ["a"]), ("DISCARD TEMP", ["a"]), ("DISCARD PLANS", [])])
+def test_discard_drops_temporary_tables(sql: str, asked: list[str]) -> None:
+    shop = Shop()
+    shop.traffic.query(shop.connection, "CREATE TEMP TABLE people (id int)")
+    shop.traffic.query(shop.connection, sql)
+    shop.look_up("a")
+    assert [column(one) for one in shop.asked()] == asked
