@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.backlog import Backlog, Key
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.plan.candidates import is_indexed, serves
+from pgtattle.analyzers.plan.candidates import is_indexed, reads, serves
 from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.questions import Answer, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 from pgtattle.analyzers.schedule import SILENT_NS, STANDING_NS, UNANSWERED_NS, Allowance, Schedule
@@ -311,7 +311,9 @@ class MissingIndex(Analyzer):
                     return False
                 if not all(name in facts.columns and facts.columns[name].btree for name in evidence.columns):
                     return False
-                scanned = any(node.filtered and _is_scan(node, facts) for node in root.walk())
+                scanned = any(
+                    node.filtered and (node.kind == "Seq Scan" and reads(node, facts)) for node in root.walk()
+                )
                 refused = answer.tried and known.confidence != "proven" and self._scan(root, facts) is not None
                 return scanned and not refused
         return False
@@ -350,7 +352,7 @@ def _cost(ns: int) -> Cost:
 
 def _is_scan(node: Node, facts: TableFacts) -> bool:
     """True where a node reads the whole of a table."""
-    return node.kind == "Seq Scan" and node.relation == facts.name.rpartition(".")[2] and node.schema == facts.schema
+    return node.kind == "Seq Scan" and reads(node, facts)
 
 
 def _finding(

@@ -22,12 +22,14 @@ class ColumnFacts(Struct, frozen=True):
     """A column in the catalogue. `btree`: an index may have it in its key.
 
     `equal` is the share of the rows that has one and the same value, on average, and `null` of those that have none;
-    both are -1 where there are no statistics.
+    both are -1 where there are no statistics. A cast to one of `casts` changes nothing of it, so that an index serves
+    all the same.
     """
 
     btree: bool
     equal: float = -1.0
     null: float = -1.0
+    casts: frozenset[str] = frozenset()
 
 
 class TableFacts(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from pgtattle.analyzers.plan.candidates import candidates
+from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.questions import ColumnFacts, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 
 MAX_CANDIDATES: Final = 6
@@ -62,7 +63,10 @@ _COLUMNS: Final = """
     ),
     CASE WHEN s.n_distinct > 0 THEN (1 - s.null_frac) / s.n_distinct
          WHEN s.n_distinct < 0 THEN (1 - s.null_frac) / greatest(-s.n_distinct * c.reltuples, 1) END,
-    s.null_frac
+    s.null_frac,
+    ARRAY(SELECT format_type(m.type, NULL) FROM made_of m WHERE m.number = a.attnum
+          UNION SELECT format_type(c.casttarget, NULL) FROM made_of m JOIN pg_cast c ON c.castsource = m.type
+                WHERE m.number = a.attnum AND c.castmethod = 'b')
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type y ON y.oid = a.atttypid
     LEFT JOIN pg_stats s ON s.schemaname = %(schema)s AND s.tablename = c.relname AND s.attname = a.attname
         AND NOT s.inherited
@@ -75,9 +79,13 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 def ask(connection: Connection, question: IndexQuestion, explain: Callable[[], bytes], hypopg: str) -> IndexAnswer:
     """The answer to a question about indexes. `explain` plans its statement; HypoPG is in a schema, if anywhere."""
     before = explain()
+    try:
+        plan = read(before)
+    except ValueError:
+        return IndexAnswer(question=question, before=before)
     names = dict.fromkeys(use.table for use in question.uses if use.table)
     tables = tuple(facts for name in names if (facts := _table(connection, name)) is not None)
-    could = tuple(islice(candidates(question.uses, tables), MAX_CANDIDATES))
+    could = tuple(islice(candidates(question.uses, tables, plan), MAX_CANDIDATES))
     tried = [_try(connection, candidate, explain, hypopg) for candidate in could] if hypopg else []
     return IndexAnswer(
         question=question,
@@ -103,8 +111,8 @@ def _table(connection: Connection, name: str) -> TableFacts | None:
         rows=float(row[1]),
         pages=int(row[2]),
         columns={
-            name: ColumnFacts(btree, -1.0 if equal is None else equal, -1.0 if null is None else null)
-            for name, btree, equal, null in columns
+            name: ColumnFacts(btree, -1.0 if equal is None else equal, -1.0 if null is None else null, frozenset(casts))
+            for name, btree, equal, null, casts in columns
         },
         indexes=tuple(tuple(key) for (key,) in indexes if key),
     )

@@ -1,8 +1,9 @@
 """The btree keys that could serve a statement.
 
-Enters: what a statement does with columns, and what the catalogue says of its tables. Leaves: candidates, best first.
-A name that is no column of its table is one of an outer query, and a column whose type has no operator class can be in
-no key: they are left out, the others stay. Out of scope: whether the planner would use a candidate.
+Enters: what a statement does with columns, what the catalogue says of its tables, and its plan. Leaves: candidates,
+best first. A name that is no column of its table is one of an outer query, a column whose type has no operator class
+can be in no key, and an index does not serve a column that is converted before it is compared: they are left out, the
+others stay. Out of scope: whether the planner would use a candidate.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Final
 
+from pgtattle.analyzers.plan.model import Node
 from pgtattle.analyzers.questions import IndexCandidate, TableFacts
 from pgtattle.analyzers.sql.facts import ColumnUse
 
@@ -26,13 +28,18 @@ def serves(use: ColumnUse) -> bool:
     return bool(use.table) and not use.function and use.role in _ROLES
 
 
-def candidates(uses: Iterable[ColumnUse], tables: Iterable[TableFacts]) -> Iterator[IndexCandidate]:
+def candidates(uses: Iterable[ColumnUse], tables: Iterable[TableFacts], plan: Node) -> Iterator[IndexCandidate]:
     """Keys that can be built and are not there: the first of each table, then the second of each, and so on."""
     served = [use for use in uses if serves(use)]
-    of_tables = [
-        [IndexCandidate(table=facts.name, columns=key) for key in _keys(served, facts) if not is_indexed(key, facts)]
-        for facts in tables
-    ]
+    of_tables: list[list[IndexCandidate]] = []
+    for facts in tables:
+        sources: dict[str, list[ColumnUse]] = {}
+        for use in served:
+            if use.table == facts.name and _fits(use, facts, plan):
+                sources.setdefault(use.source, []).append(use)
+        keys = dict.fromkeys(key for uses_of in sources.values() for key in _keys(uses_of, facts))
+        missing = [key for key in keys if not is_indexed(key, facts)]
+        of_tables.append([IndexCandidate(table=facts.name, columns=key) for key in missing])
     for ranked in zip_longest(*of_tables):
         yield from (candidate for candidate in ranked if candidate is not None)
 
@@ -42,9 +49,13 @@ def is_indexed(columns: tuple[str, ...], facts: TableFacts) -> bool:
     return any(set(index[: len(columns)]) == set(columns) for index in facts.indexes)
 
 
-def _keys(served: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], ...]:
+def reads(node: Node, facts: TableFacts) -> bool:
+    """True for a node that reads this table."""
+    return node.relation == facts.name.rpartition(".")[2] and node.schema == facts.schema
+
+
+def _keys(uses: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], ...]:
     """Equalities, then a range; then join columns."""
-    uses = [use for use in served if use.table == facts.name and _fits(use, facts)]
     equal, rows = _equalities(uses, facts)
     ranges = _columns(uses, "range")
     joins = _columns(uses, "join")
@@ -62,9 +73,12 @@ def _keys(served: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], 
     return tuple(found)
 
 
-def _fits(use: ColumnUse, facts: TableFacts) -> bool:
+def _fits(use: ColumnUse, facts: TableFacts, plan: Node) -> bool:
     column = facts.columns.get(use.column)
-    return column is not None and column.btree and use.compared_to not in facts.columns
+    if column is None or not column.btree or use.compared_to in facts.columns:
+        return False
+    casts = [cast for node in plan.walk() if reads(node, facts) for cast in node.casts]
+    return all(name != use.column or type in column.casts for name, type in casts)
 
 
 def _equalities(uses: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], float]:

@@ -13,13 +13,19 @@ from msgspec import Struct
 MAX_DEPTH: Final = 200
 
 _TEXT: Final = re.compile(r"'(?:[^']|'')*'")
+_CAST: Final = re.compile(
+    r'\((?:(?:"(?:[^"]|"")+"|[\w$]+)\.)?(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))\)::'
+    r"(double precision|(?:character|bit) varying|time(?:stamp)? with(?:out)? time zone"
+    r'|(?:(?:"(?:[^"]|"")+"|[\w$]+)\.)?(?:"(?:[^"]|"")+"|[\w$]+))(?:\(\d+\))?(\[\])?'
+)
 _NAME: Final = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_\x80-\uffff][\w$]*)')
 
 
 class Node(Struct, frozen=True):
     """A plan node. `total_cost` is of all its runs together with its children, `rows` are estimated for one run.
 
-    `filter_names` are all names in its filter: columns, and what else has one there.
+    `filter_names` are all names in its filter: columns, and what else has one there. `casts` are its columns that are
+    converted before they are compared, each with the type.
     """
 
     kind: str
@@ -31,6 +37,7 @@ class Node(Struct, frozen=True):
     total_cost: float
     filtered: bool
     filter_names: frozenset[str]
+    casts: frozenset[tuple[str, str]]
     children: tuple[Node, ...]
 
     def walk(self) -> Iterator[Node]:
@@ -55,6 +62,7 @@ def _node(plan: dict[str, Any], depth: int, runs: float, most: float) -> Node:
         raise ValueError("this plan is nested too deeply")
     total_cost = min(runs * float(plan.get("Total Cost", 0)), most)
     below = plan.get("Plans", ())
+    condition = _TEXT.sub("''", str(plan.get("Filter", "")))
     return Node(
         kind=str(plan["Node Type"]),
         relation=str(plan.get("Relation Name", "")),
@@ -64,7 +72,11 @@ def _node(plan: dict[str, Any], depth: int, runs: float, most: float) -> Node:
         startup_cost=float(plan.get("Startup Cost", 0)),
         total_cost=total_cost,
         filtered="Filter" in plan,
-        filter_names=_names(str(plan.get("Filter", ""))),
+        filter_names=_names(condition),
+        casts=frozenset(
+            (one[1].replace('""', '"') if one[1] else one[2], one[3] + (one[4] or ""))
+            for one in _CAST.finditer(condition)
+        ),
         children=tuple(_node(child, depth + 1, _runs(plan, child, runs), total_cost) for child in below),
     )
 
@@ -85,5 +97,9 @@ def _runs(plan: dict[str, Any], child: dict[str, Any], runs: float) -> float:
 
 
 def _names(condition: str) -> frozenset[str]:
-    found = _NAME.finditer(_TEXT.sub("''", condition))
-    return frozenset(one[1].replace('""', '"') if one[1] else one[2] for one in found)
+    found = _NAME.finditer(condition)
+    return frozenset(_name(one[1], one[2]) for one in found)
+
+
+def _name(quoted: str | None, plain: str) -> str:
+    return quoted.replace('""', '"') if quoted else plain

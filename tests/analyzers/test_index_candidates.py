@@ -54,6 +54,7 @@ SCHEMA = f"""
     CREATE DOMAIN deep_note AS note;
     CREATE DOMAIN short_code AS int CHECK (VALUE >= 0);
     CREATE TABLE event AS SELECT g AS id, g % 3000 AS device, g % 2500 AS owner_id, (g * 7) % 30000 AS other,
+        g % 3000 AS "Odd Name",
         {OF_EVERY_TYPE} FROM generate_series(1, 30000) g;
     ALTER TABLE event ADD PRIMARY KEY (id);
     CREATE TABLE owner (number int PRIMARY KEY, name text, region int);
@@ -194,6 +195,21 @@ BESIDE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        ("SELECT id FROM event WHERE id = 7 AND other = 1 UNION SELECT id FROM event WHERE device = 7", ["device"]),
+        ("SELECT a.id FROM event a JOIN event b ON b.id = a.other WHERE a.device = 7 AND b.as_code = 1", ["device"]),
+        ("SELECT id FROM event WHERE id = 7 AND EXISTS (SELECT FROM event e WHERE e.device = 7)", ["device"]),
+    ],
+)
+def test_each_mention_of_a_table_has_keys_of_its_own(
+    hypothetical: Database, plain: Database, sql: str, columns: list[str]
+) -> None:
+    assert found(hypothetical, sql) == [("public.event", columns, "proven")]
+    assert found(plain, sql) == [("public.event", columns, "likely")]
+
+
 @pytest.mark.parametrize("name", BESIDE)
 def test_tables_without_candidates_spoil_nothing(hypothetical: Database, plain: Database, name: str) -> None:
     for database, sure in ((hypothetical, "proven"), (plain, "likely")):
@@ -230,6 +246,44 @@ def test_the_equality_that_finds_the_fewest_rows_comes_first(hypothetical: Datab
     assert found(plain, several) == [("public.event", ["device", "as_code"], "likely")]
     ranged = "SELECT id FROM event WHERE device > 2990 AND owner_id = 7 AND as_text = 'x'"
     assert found(hypothetical, ranged) == [("public.event", ["owner_id", "as_text", "device"], "proven")]
+
+
+SAME = {
+    "varchar as text": ("as_varchar = $1 AND device = 7", Parameter(25, "y"), ["as_varchar", "device"]),
+    "a domain as its base": ("as_code = $1 AND device = 7", Parameter(23, "9"), ["as_code", "device"]),
+    "cidr as inet": ("as_cidr = $1::inet AND device = 7", Parameter(25, "1.2.3.9"), ["as_cidr", "device"]),
+    "bigint": ("device = $1", Parameter(20, "7"), ["device"]),
+    "smallint": ("device = $1", Parameter(21, "7"), ["device"]),
+    "an array of bigints": ("device = ANY($1)", Parameter(1016, "{7,8}"), ["device"]),
+}
+ANOTHER = {
+    "numeric": ("device = $1", Parameter(1700, "7")),
+    "double precision": ("device = $1", Parameter(701, "7")),
+    "real": ("device = $1", Parameter(700, "7")),
+    "an array of numerics": ("device = ANY($1)", Parameter(1231, "{7,8}")),
+    "a quoted name": ('"Odd Name" = $1', Parameter(1700, "7")),
+    "a qualified name": ("event.device = $1", Parameter(1700, "7")),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_cast_that_changes_nothing_keeps_the_column(hypothetical: Database, plain: Database, name: str) -> None:
+    condition, parameter, columns = SAME[name]
+    for database, sure in ((hypothetical, "proven"), (plain, "likely")):
+        ((table, key, confidence),) = found(database, f"SELECT id FROM event WHERE {condition}", parameter)
+        assert (table, set(key), confidence) == ("public.event", set(columns), sure)
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+def test_a_column_that_is_converted_to_the_type_of_the_parameter_wants_no_plain_index(
+    hypothetical: Database, plain: Database, name: str
+) -> None:
+    condition, parameter = ANOTHER[name]
+    sql = f"SELECT id FROM event WHERE {condition}"
+    assert found(hypothetical, sql, parameter) == found(plain, sql, parameter) == []
+    beside = f"{sql} AND owner_id = 7"
+    assert found(hypothetical, beside, parameter) == [("public.event", ["owner_id"], "proven")]
+    assert found(plain, beside, parameter) == [("public.event", ["owner_id"], "likely")]
 
 
 @pytest.mark.parametrize("kind", ["text", "bytea", "jsonb", "varchar"])

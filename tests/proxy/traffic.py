@@ -11,6 +11,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from pgtattle.analyzers.plan.candidates import candidates
+from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.questions import (
     Answer,
     ColumnFacts,
@@ -224,10 +225,11 @@ def index_answer(
         columns=dict.fromkeys(("id", *columns), ColumnFacts(btree=True)),
         indexes=(("id",), *([columns] if indexed else [])),
     )
+    before = msgspec.json.encode([{"Plan": plan}])
     return IndexAnswer(
         question=question,
-        before=msgspec.json.encode([{"Plan": plan}]),
-        candidates=tuple(candidates(question.uses, (facts,))),
+        before=before,
+        candidates=tuple(candidates(question.uses, (facts,), read(before))),
         tables=(facts,),
     )
 
