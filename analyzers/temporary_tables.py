@@ -33,12 +33,13 @@ class TemporaryTables:
     def see(self, execution: Execution) -> None:
         """Note what a CREATE made, and that DISCARD drops all."""
         statement = execution.text.statement
-        if execution.sqlstate is not None:
+        if statement.command not in ("CREATE", "DISCARD") or execution.sqlstate is not None:
             return
         names = self._names.get(execution.connection.id)
-        if statement.command == "DISCARD" and names is not None and "PLANS" not in statement.sql.upper():
-            names.clear()
-        elif statement.command == "CREATE" and (made := _CREATE.match(statement.sql)) is not None:
+        if statement.command == "DISCARD":
+            if names is not None and statement.sql.upper() in ("DISCARD ALL", "DISCARD TEMP", "DISCARD TEMPORARY"):
+                names.clear()
+        elif (made := _CREATE.match(statement.sql)) is not None:
             if names is None:
                 names = set()
                 self._names.put(execution.connection.id, names)

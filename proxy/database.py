@@ -263,10 +263,7 @@ class _Session:
 
     def ask(self, question: Question) -> Answer:
         self._connection.execute(_BEGIN)
-        row = self._connection.execute(_HYPOPG).fetchone()
-        if row is not None:
-            self.hypopg = str(row[0])
-            self._connection.execute(index_trials.reset(self.hypopg))
+        self.hypopg = self._find_hypopg()
         match question:
             case IndexQuestion():
                 return self._index(question)
@@ -274,6 +271,20 @@ class _Session:
                 return self._rewrite(question)
             case KeysQuestion():
                 return self._keys(question)
+
+    def _find_hypopg(self) -> str:
+        """The schema of HypoPG, reset; empty where it is not installed, not loaded, or not for this role."""
+        row = self._connection.execute(_HYPOPG).fetchone()
+        if row is None:
+            return ""
+        try:
+            with self._connection.transaction():
+                self._connection.execute(index_trials.reset(row[0]))
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error:
+            return ""
+        return str(row[0])
 
     def _may_go_on(self) -> None:
         """Raise where the application needs the database for itself now, or the question takes too long."""

@@ -5,11 +5,15 @@ foreign tables are left out of the candidates, and the others stay. Real planner
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.plan.candidates import candidates
+from pgtattle.analyzers.questions import IndexCandidate
+from pgtattle.proxy import index_trials
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.schema import IndexEvidence
@@ -322,3 +326,31 @@ def test_hypopg_may_be_in_any_schema(debian_database: Database) -> None:
         connection.execute('CREATE SCHEMA "Odd place"; CREATE EXTENSION hypopg SCHEMA "Odd place"')
         connection.execute("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 30000) g; ANALYZE t")
     assert found(debian_database, "SELECT * FROM t WHERE a = 7") == [("public.t", ["a"], "proven")]
+
+
+@pytest.mark.parametrize("denied", ["SCHEMA tools", "FUNCTION tools.hypopg_reset()"])
+def test_hypopg_that_the_role_may_not_use_is_as_good_as_none(debian_database: Database, denied: str) -> None:
+    role = f"{debian_database.name}_role"
+    right = "USAGE" if denied.startswith("SCHEMA") else "EXECUTE"
+    with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
+        connection.execute(
+            f"""
+            CREATE SCHEMA tools; CREATE EXTENSION hypopg SCHEMA tools; CREATE ROLE {role} LOGIN PASSWORD 'secret';
+            GRANT USAGE ON SCHEMA tools TO {role}; REVOKE {right} ON {denied} FROM PUBLIC, {role};
+            CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 30000) g; ANALYZE t; GRANT SELECT ON t TO {role};
+        """.encode()
+        )
+        try:
+            by_role = replace(debian_database, user=role, password="secret")
+            assert found(by_role, "SELECT * FROM t WHERE a = 7") == [("public.t", ["a"], "likely")]
+        finally:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_a_candidate_that_the_server_refuses_spoils_no_other(
+    hypothetical: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the catalogue did not show cannot be made on purpose: a column that is not there stands for it."""
+    absent = IndexCandidate(table="event", columns=("absent",))
+    monkeypatch.setattr(index_trials, "candidates", lambda *given: iter((absent, *candidates(*given))))
+    assert found(hypothetical, "SELECT id FROM event WHERE device = 7") == [("public.event", ["device"], "proven")]
