@@ -26,16 +26,16 @@ class Backlog:
         self._ran = ran
         self._waiting: dict[Key, Execution] = {}
 
-    def add(self, key: Key, execution: Execution) -> bool:
-        """Have a statement wait; False where it does already. It is asked about with the values of its first execution,
-        however long that takes.
-        """
+    def __contains__(self, key: Key) -> bool:
+        return key in self._waiting
+
+    def add(self, key: Key, execution: Execution) -> None:
+        """Have a statement wait. It is asked about with the values of its first execution, however long that takes."""
         if key in self._waiting:
-            return False
+            return
         if len(self._waiting) >= MAX_WAITING:
             del self._waiting[next(iter(self._waiting))]
         self._waiting[key] = execution
-        return True
 
     def take(self) -> tuple[Key, Execution] | None:
         """The statement to ask about next, which waits no longer; None where none does."""

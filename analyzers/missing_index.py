@@ -183,11 +183,14 @@ class MissingIndex(Analyzer):
             if found is not None and not found.gone and seen.tally.count >= 2 * found.said_at:
                 return (found.say(),)
             return ()
-        if not _is_whole(execution) or self._temporary.among(execution, self._facts.tables(execution.text)):
+        if key in self._backlog or not _is_whole(execution):
+            return ()
+        if self._temporary.among(execution, self._facts.tables(execution.text)):
             return ()
         self._now_ns = execution.ended_ns
         if not seen.schedule.asked:
-            return self._first() if self._backlog.add(key, execution) else ()
+            self._backlog.add(key, execution)
+            return self._first()
         allowance = self._again_standing if seen.stands else self._again_silent
         return self._ask(key, seen, execution) if allowance.take(execution.ended_ns) else ()
 
