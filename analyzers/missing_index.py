@@ -261,6 +261,8 @@ class MissingIndex(Analyzer):
             # Nobody said anything: what was said before stands.
             seen.schedule.answered(SILENT_NS)
             return ()
+        # Below a view are tables that the statement does not name.
+        seen.tables |= words_of(tuple(facts.name for facts in answer.tables))
         seen.schedule.answered(STANDING_NS if best is not None else SILENT_NS)
         return seen.find(best) if best is not None else seen.settle()
 

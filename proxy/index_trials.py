@@ -8,15 +8,15 @@ are reset each time); PostgreSQL, "Operator Classes and Operator Families" and `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from pgtattle.analyzers.plan.candidates import candidates
-from pgtattle.analyzers.plan.model import read
+from pgtattle.analyzers.plan.candidates import candidates, filtering, is_filtered_scan, reads
+from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.questions import ColumnFacts, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 
 MAX_CANDIDATES: Final = 6
@@ -85,7 +85,12 @@ def ask(connection: Connection, question: IndexQuestion, explain: Callable[[], b
         return IndexAnswer(question=question, before=before)
     names = dict.fromkeys(use.table for use in question.uses if use.table)
     tables = tuple(facts for name in names if (facts := _table(connection, name)) is not None)
-    could = tuple(islice(candidates(question.uses, tables, plan), MAX_CANDIDATES))
+    uses = question.uses
+    if hypopg:
+        behind = tuple(_behind_views(connection, plan, tables))
+        tables += behind
+        uses += tuple(use for facts in behind for use in filtering(plan, facts))
+    could = tuple(islice(candidates(uses, tables, plan), MAX_CANDIDATES))
     tried = [_try(connection, candidate, explain, hypopg) for candidate in could] if hypopg else []
     return IndexAnswer(
         question=question,
@@ -95,6 +100,14 @@ def ask(connection: Connection, question: IndexQuestion, explain: Callable[[], b
         after=tuple(one for one in tried if one is not None),
         tables=tables,
     )
+
+
+def _behind_views(connection: Connection, plan: Node, known: tuple[TableFacts, ...]) -> Iterator[TableFacts]:
+    """The tables that the plan reads and the statement does not name, or not by a column's name that is sure."""
+    scans = [node for node in plan.walk() if is_filtered_scan(node) and not any(reads(node, facts) for facts in known)]
+    for name in dict.fromkeys(f"{node.schema}.{node.relation}" for node in scans):
+        if (facts := _table(connection, name)) is not None:
+            yield facts
 
 
 def _table(connection: Connection, name: str) -> TableFacts | None:

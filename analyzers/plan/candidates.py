@@ -54,6 +54,22 @@ def reads(node: Node, facts: TableFacts) -> bool:
     return node.relation == facts.name.rpartition(".")[2] and node.schema == facts.schema
 
 
+def is_filtered_scan(node: Node) -> bool:
+    """True for a node that reads the whole of a table and leaves rows out."""
+    return node.kind == "Seq Scan" and node.filtered
+
+
+def filtering(plan: Node, facts: TableFacts) -> Iterator[ColumnUse]:
+    """The columns that a scan of a table leaves rows out by, each for itself: a plan does not show how it does.
+
+    Worth a try, and no more: only a planner that takes an index on one of them shows that it serves.
+    """
+    scans = [node for node in plan.walk() if is_filtered_scan(node) and reads(node, facts)]
+    for name in facts.columns:
+        if any(name in node.filter_names for node in scans):
+            yield ColumnUse(facts.name, name, "eq", source=f"plan.{name}")
+
+
 def _keys(uses: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], ...]:
     """Equalities, then a range; then join columns."""
     equal, rows = _equalities(uses, facts)

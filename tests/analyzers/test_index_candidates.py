@@ -67,6 +67,9 @@ SCHEMA = f"""
     CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (1000000);
     INSERT INTO parts SELECT g, g % 3000 FROM generate_series(1, 30000) g;
     CREATE VIEW event_view AS SELECT id, device AS machine, owner_id FROM event;
+    CREATE VIEW event_view_view AS SELECT id, machine AS engine FROM event_view;
+    CREATE VIEW event_json AS SELECT id, as_json AS remark FROM event;
+    CREATE VIEW part_view AS SELECT id, device AS machine FROM parts;
     CREATE MATERIALIZED VIEW event_copy AS SELECT id, device FROM event;
     CREATE EXTENSION file_fdw;
     CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
@@ -220,6 +223,44 @@ def test_tables_without_candidates_spoil_nothing(hypothetical: Database, plain: 
         ((table, columns, confidence),) = found(database, BESIDE[name])
         assert (table, confidence) == ("public.event", sure)
         assert "device" in columns
+
+
+BEHIND = {
+    "a column of another name": ("SELECT id FROM event_view WHERE machine = $1", ["device"]),
+    "a view of a view": ("SELECT id FROM event_view_view WHERE engine = $1", ["device"]),
+    "in a join": (
+        "SELECT name FROM owner JOIN event_view v ON v.owner_id = number WHERE v.machine = $1 AND number < 99",
+        ["device"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_the_table_behind_a_view_gets_its_index_where_the_planner_takes_it(
+    hypothetical: Database, plain: Database, name: str
+) -> None:
+    sql, columns = BEHIND[name]
+    assert found(hypothetical, sql, Parameter(23, "7")) == [("public.event", columns, "proven")]
+    assert found(plain, sql, Parameter(23, "7")) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM event_view WHERE id = 7",
+        "SELECT id FROM event_view WHERE machine + 0 = 7",
+        "SELECT count(*) FROM event_view WHERE machine % 3000 = 7",
+        "SELECT count(*) FROM event_view WHERE machine::text = '7'",
+        "SELECT id FROM event_view WHERE machine = 7 OR owner_id = 7",
+        "SELECT id FROM event_view WHERE machine <> 7 AND machine > 0",
+        "SELECT count(*) FROM event_view WHERE machine = owner_id",
+        "SELECT id FROM event_json WHERE remark IS NULL",
+        "SELECT id FROM part_view WHERE machine = 7",
+        "SELECT count(*) FROM event WHERE other % 3000 = 7 AND device % 7 = 1",
+    ],
+)
+def test_silence_behind_a_view(hypothetical: Database, plain: Database, sql: str) -> None:
+    assert found(hypothetical, sql) == found(plain, sql) == []
 
 
 @pytest.mark.parametrize(
