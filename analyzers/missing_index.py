@@ -1,50 +1,52 @@
 """`missing-index`: a table is read whole to find a few rows, and an index would find them.
 
 Enters: executions, later the planner's answer about one of a statement. Leaves: questions, and findings that the plan
-supports, until it says that they are gone. No answer is final: each question is asked again (`schedule`). With HypoPG
-the planner itself must choose the index and be a fifth cheaper; without it the finding says `unverified`. Whether it
-speaks and how grave it is hangs on counts and plans, not on how long anything took. Out of scope: selecting among
-indexes for a whole workload.
+supports, until it says that they are gone. Every statement that an index could serve is asked about, a few at a time
+(`backlog`), and no answer is final: each question is asked again (`schedule`). With HypoPG the planner itself must
+choose the index and be a fifth cheaper; without it the finding says `unverified`. Whether it speaks and how grave it is
+hangs on counts and plans, not on how long anything took. Out of scope: selecting among indexes for a whole workload.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
 from msgspec.structs import replace
 
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
+from pgtattle.analyzers.backlog import Backlog, Key
 from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.plan.candidates import is_indexed, reads, serves
 from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.questions import Answer, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
-from pgtattle.analyzers.schedule import SILENT_NS, STANDING_NS, Allowance, Schedule
+from pgtattle.analyzers.schedule import SILENT_NS, STANDING_NS, UNANSWERED_NS, Allowance, Schedule
 from pgtattle.analyzers.schema_changes import Change, SchemaChanges, words_of
-from pgtattle.analyzers.sql.facts import ColumnUse, Facts
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.analyzers.tally import Tally
+from pgtattle.analyzers.temporary_tables import TemporaryTables
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Cost, IndexEvidence, Severity, Suggestion
 from pgtattle.proxy.settings import RuleSettings
 
-AT_LEAST_NS: Final = 300_000
-"""No machine reads a table that is worth an index in less: what is quicker on any need not be asked about."""
 OFTEN: Final = 5
 """Executions from which it is not `low`."""
 MUCH: Final = 10_000_000
 """Rows read by all executions from which it is `high`."""
 MAX_ASKED: Final = 1_000
 """Statements that a change of the schema has asked about again."""
-MAX_WIDTH: Final = 3
-MAX_CANDIDATES: Final = 4
+MAX_OPEN: Final = 2
+"""First questions that are asked at the same time: the next one follows an answer, as fast as the planner answers."""
 MAX_SHARE: Final = 0.05
 """A scan that returns more of the table than this is not helped by an index."""
 MIN_COST_SHARE: Final = 0.3
 MIN_GAIN: Final = 0.2
 
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
+_CONDITION: Final = re.compile(r"\b(?:WHERE|ON)\b")
+"""Of a normal form. Without any there is nothing to parse for."""
 
 
 class _Found:
@@ -142,16 +144,21 @@ class _Seen:
 
 
 class MissingIndex(Analyzer):
-    """Asks about slow statements and reads the plans."""
+    """Asks about statements and reads the plans."""
 
     rules: ClassVar[tuple[str, ...]] = ("missing-index",)
 
     def __init__(self, settings: RuleSettings, facts: FactsCache) -> None:
         self._min_rows = settings.missing_index_min_rows
         self._facts = facts
-        self._seen: Bounded[tuple[str, str], _Seen] = Bounded(10_000)
+        self._seen: Bounded[Key, _Seen] = Bounded(10_000)
         self._changes = SchemaChanges()
-        self._asked: dict[tuple[str, str], _Seen] = {}
+        self._temporary = TemporaryTables()
+        self._asked: dict[Key, _Seen] = {}
+        self._backlog = Backlog(self._ran)
+        # The first questions without an answer, and when they were asked.
+        self._open: dict[Key, int] = {}
+        self._now_ns = 0
         # What stands has an allowance of its own: it is looked at again however much there is to ask about.
         self._again_standing = Allowance(per_second=2, most=8)
         self._again_silent = Allowance(per_second=1, most=8)
@@ -160,6 +167,7 @@ class MissingIndex(Analyzer):
         """Ask about a statement, and again when it is due; repeat what was found as it goes on."""
         statement = execution.text.statement
         if statement.kind not in ("read", "write"):
+            self._temporary.see(execution)
             for change in self._changes.see(execution):
                 self._expire(change)
             return ()
@@ -167,6 +175,7 @@ class MissingIndex(Analyzer):
         seen = self._seen.get(key)
         if seen is None:
             seen = _Seen()
+            seen.barren = not _CONDITION.search(statement.sql)
             self._seen.put(key, seen)
         seen.add(execution)
         if seen.barren or not seen.schedule.is_due(execution.ended_ns):
@@ -174,30 +183,47 @@ class MissingIndex(Analyzer):
             if found is not None and not found.gone and seen.tally.count >= 2 * found.said_at:
                 return (found.say(),)
             return ()
-        return self._ask(key, seen, execution)
+        if key in self._backlog or not _is_whole(execution):
+            return ()
+        if self._temporary.among(execution, self._facts.tables(execution.text)):
+            return ()
+        self._now_ns = execution.ended_ns
+        if not seen.schedule.asked:
+            self._backlog.add(key, execution)
+            return self._first()
+        allowance = self._again_standing if seen.stands else self._again_silent
+        return self._ask(key, seen, execution) if allowance.take(execution.ended_ns) else ()
 
-    def _ask(self, key: tuple[str, str], seen: _Seen, execution: Execution) -> Iterable[Outcome]:
-        """The question about a statement that is due."""
-        schedule = seen.schedule
-        long_enough = schedule.asked or execution.duration_ns >= AT_LEAST_NS
-        if not long_enough or execution.sqlstate is not None or execution.text.truncated:
-            return ()
-        if any(parameter.truncated for parameter in execution.parameters):
-            return ()
+    def tick(self, now_ns: int) -> Iterable[Outcome]:
+        """Go on with the first questions where an answer did not come."""
+        self._now_ns = now_ns
+        return self._first()
+
+    def _first(self) -> Iterable[Outcome]:
+        """The first questions about statements, of those that ran most often, while they are few."""
+        questions: list[Outcome] = []
+        for key in [key for key, at_ns in self._open.items() if self._now_ns - at_ns > UNANSWERED_NS]:
+            del self._open[key]
+        while len(self._open) < MAX_OPEN and (waiting := self._backlog.take()) is not None:
+            key, execution = waiting
+            seen = self._seen.get(key)
+            if seen is not None and (asked := self._ask(key, seen, execution)):
+                self._open[key] = self._now_ns
+                questions += asked
+        return questions
+
+    def _ask(self, key: Key, seen: _Seen, execution: Execution) -> Iterable[Outcome]:
+        """The question about a statement, if an index could serve it."""
         facts = self._facts.of(execution.text)
-        candidates = tuple(_candidates(facts))
-        seen.barren = not candidates
-        if not candidates:
+        uses = tuple(use for use in facts.uses if serves(use))
+        seen.barren = not uses
+        if not uses:
             return ()
-        if schedule.asked:
-            allowance = self._again_standing if seen.stands else self._again_silent
-            if not allowance.take(execution.ended_ns):
-                return ()
         if key not in self._asked and len(self._asked) >= MAX_ASKED:
             del self._asked[next(iter(self._asked))]
         self._asked[key] = seen
         seen.tables = words_of(facts.tables)
-        schedule.ask(execution.ended_ns)
+        seen.schedule.ask(self._now_ns)
         if seen.found is None or not seen.found.gone:
             seen.asked_mean_ns = seen.tally.total_ns // seen.tally.count
         return (
@@ -206,9 +232,13 @@ class MissingIndex(Analyzer):
                 statement=execution.text.statement,
                 sql=execution.text.sql,
                 parameters=execution.parameters,
-                candidates=candidates[:MAX_CANDIDATES],
+                uses=uses,
             ),
         )
+
+    def _ran(self, key: Key) -> int:
+        seen = self._seen.get(key)
+        return seen.tally.count if seen is not None else 0
 
     def _expire(self, change: Change) -> None:
         for (database, _), seen in self._asked.items():
@@ -219,15 +249,20 @@ class MissingIndex(Analyzer):
         """A finding, where the plan shows one; what became of an earlier one."""
         if not isinstance(answer, IndexAnswer):
             return ()
-        seen = self._seen.get((answer.question.database, answer.question.statement.fingerprint))
-        if seen is None:
-            return ()
+        key = (answer.question.database, answer.question.statement.fingerprint)
+        self._open.pop(key, None)
+        seen = self._seen.get(key)
+        return (*(self._learn(answer, seen) if seen is not None else ()), *self._first())
+
+    def _learn(self, answer: IndexAnswer, seen: _Seen) -> Iterable[Outcome]:
         try:
             best = self._judge(answer, seen.found)
         except ValueError:
             # Nobody said anything: what was said before stands.
             seen.schedule.answered(SILENT_NS)
             return ()
+        # Below a view are tables that the statement does not name.
+        seen.tables |= words_of(tuple(facts.name for facts in answer.tables))
         seen.schedule.answered(STANDING_NS if best is not None else SILENT_NS)
         return seen.find(best) if best is not None else seen.settle()
 
@@ -242,13 +277,14 @@ class MissingIndex(Analyzer):
         plans = {candidate: (name, read(plan)) for candidate, name, plan in answer.after}
         best: Finding | None = None
         gain = 0.0
-        for candidate in answer.question.candidates:
-            facts = next((one for one in answer.tables if one.name == candidate.table), None)
-            scan = self._scan(root, facts) if facts is not None else None
-            if facts is None or scan is None or _is_indexed(candidate.columns, facts):
+        tables = {facts.name: facts for facts in answer.tables}
+        for candidate in answer.candidates:
+            facts = tables[candidate.table]
+            scan = self._scan(root, facts)
+            if scan is None:
                 continue
             after: float | None = None
-            if plans:
+            if answer.tried:
                 name, plan = plans.get(candidate, ("", root))
                 used = any(node.index == name for node in plan.walk()) if name else False
                 if not used or plan.total_cost > root.total_cost * (1 - MIN_GAIN):
@@ -257,7 +293,7 @@ class MissingIndex(Analyzer):
             else:
                 # Nobody tried it: believe in what the scan itself leaves rows out by.
                 columns = tuple(column for column in candidate.columns if column in scan.filter_names)
-                if not columns or _is_indexed(columns, facts):
+                if not columns or is_indexed(columns, facts):
                     continue
                 candidate = replace(candidate, columns=columns)
             found = _finding(answer.question, candidate, facts, scan, root, after)
@@ -276,10 +312,14 @@ class MissingIndex(Analyzer):
         assert isinstance(evidence, IndexEvidence)
         for facts in answer.tables:
             if f"{facts.schema}.{facts.name.rpartition('.')[2]}" == evidence.table:
-                if facts.rows < self._min_rows or _is_indexed(tuple(evidence.columns), facts):
+                if facts.rows < self._min_rows or is_indexed(tuple(evidence.columns), facts):
                     return False
-                scanned = any(node.filtered and _is_scan(node, facts) for node in root.walk())
-                refused = bool(answer.after) and known.confidence != "proven" and self._scan(root, facts) is not None
+                if not all(name in facts.columns and facts.columns[name].btree for name in evidence.columns):
+                    return False
+                scanned = any(
+                    node.filtered and (node.kind == "Seq Scan" and reads(node, facts)) for node in root.walk()
+                )
+                refused = answer.tried and known.confidence != "proven" and self._scan(root, facts) is not None
                 return scanned and not refused
         return False
 
@@ -298,36 +338,17 @@ class MissingIndex(Analyzer):
         return None
 
 
+def _is_whole(execution: Execution) -> bool:
+    """True where the planner can be asked with the text and the values of an execution."""
+    if execution.sqlstate is not None or execution.text.truncated:
+        return False
+    return not any(parameter.truncated for parameter in execution.parameters)
+
+
 def _severity(finding: Finding, executions: int) -> Severity:
     evidence = finding.evidence
     rows = executions * (evidence.table_rows if isinstance(evidence, IndexEvidence) else 0)
     return "high" if rows >= MUCH else "medium" if executions >= OFTEN else "low"
-
-
-def _candidates(facts: Facts) -> Iterator[IndexCandidate]:
-    """Keys to try for each table: equalities, then a range or the order; then join columns."""
-    for table in facts.tables:
-        uses = [use for use in facts.uses if use.table == table and not use.function]
-        equal = _columns(uses, "eq")
-        ranges = _columns(uses, "range")
-        joins = _columns(uses, "join")
-        found: dict[tuple[str, ...], None] = {}
-        if equal:
-            if ranges:
-                found.setdefault((*equal, ranges[0])[:MAX_WIDTH])
-            found.setdefault(equal[:MAX_WIDTH])
-        elif ranges:
-            found.setdefault(ranges[:1])
-        if joins and equal:
-            found.setdefault((*equal, joins[0])[:MAX_WIDTH])
-        for join in joins:
-            found.setdefault((join,))
-        for columns in found:
-            yield IndexCandidate(table=table, columns=columns)
-
-
-def _columns(uses: list[ColumnUse], role: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(use.column for use in uses if use.role == role))
 
 
 def _cost(ns: int) -> Cost:
@@ -336,12 +357,7 @@ def _cost(ns: int) -> Cost:
 
 def _is_scan(node: Node, facts: TableFacts) -> bool:
     """True where a node reads the whole of a table."""
-    return node.kind == "Seq Scan" and node.relation == facts.name.rpartition(".")[2] and node.schema == facts.schema
-
-
-def _is_indexed(columns: tuple[str, ...], facts: TableFacts) -> bool:
-    """True when a valid btree index begins with these columns; the order of equalities does not matter."""
-    return any(set(index[: len(columns)]) == set(columns) for index in facts.indexes)
+    return node.kind == "Seq Scan" and reads(node, facts)
 
 
 def _finding(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from pgtattle.analyzers.sql.facts import ColumnUse
 from pgtattle.proxy.events import Parameter, Statement
 
 
@@ -17,38 +18,55 @@ class IndexCandidate(Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...]
 
 
+class ColumnFacts(Struct, frozen=True):
+    """A column in the catalogue. `btree`: an index may have it in its key.
+
+    `equal` is the share of the rows that has one and the same value, on average, and `null` of those that have none;
+    both are -1 where there are no statistics. A cast to one of `casts` changes nothing of it, so that an index serves
+    all the same.
+    """
+
+    btree: bool
+    equal: float = -1.0
+    null: float = -1.0
+    casts: frozenset[str] = frozenset()
+
+
 class TableFacts(Struct, frozen=True, kw_only=True):
-    """A base table in the catalogue. `indexes` are the key columns of its valid btree indexes."""
+    """An ordinary table in the catalogue. `indexes` are the key columns of its valid btree indexes."""
 
     name: str
     schema: str
     rows: float
     pages: int
+    columns: dict[str, ColumnFacts] = {}
     indexes: tuple[tuple[str, ...], ...] = ()
 
 
 class IndexQuestion(Struct, frozen=True, kw_only=True):
     """Would an index serve this statement? Asked with the values of one real execution.
 
-    `candidates` are in order, best first; none where only a plan is wanted.
+    `uses` are what it does with columns; none where only a plan is wanted.
     """
 
     database: str
     statement: Statement
     sql: str
     parameters: tuple[Parameter, ...]
-    candidates: tuple[IndexCandidate, ...]
+    uses: tuple[ColumnUse, ...]
 
 
 class IndexAnswer(Struct, frozen=True, kw_only=True):
     """What the planner said: EXPLAIN's JSON before, and per candidate the JSON with it as a hypothetical index.
 
-    `after` is empty without HypoPG. `tables` holds facts of the catalogue by table name. `error` says why there is no
-    plan.
+    `candidates` could be built, best first. Where they were `tried`, which takes HypoPG, `after` has those that the
+    server took. `tables` are the ordinary tables among those of the statement. `error` says why there is no plan.
     """
 
     question: IndexQuestion
     before: bytes = b""
+    candidates: tuple[IndexCandidate, ...] = ()
+    tried: bool = False
     after: tuple[tuple[IndexCandidate, str, bytes], ...] = ()
     tables: tuple[TableFacts, ...] = ()
     error: str = ""

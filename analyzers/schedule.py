@@ -20,6 +20,8 @@ SILENT_NS: Final = (10 * SECOND, 600 * SECOND)
 """First and longest wait where there was nothing to say, or no answer."""
 FASTER: Final = 2
 SLOWER: Final = 4
+NOISE_NS: Final = 300_000
+"""A shorter duration says nothing about the plan: a busy moment would have every quick statement asked about again."""
 ENOUGH: Final = 8
 """Executions from which their moving mean is known."""
 
@@ -78,7 +80,8 @@ class Schedule:
         """True where the statement has become much faster or slower since it was asked about."""
         if self._executions < ENOUGH:
             return False
-        return FASTER * self.recent_ns < self._mean_ns or self.recent_ns > SLOWER * self._mean_ns
+        before, now = max(self._mean_ns, NOISE_NS), max(self.recent_ns, NOISE_NS)
+        return FASTER * now < before or now > SLOWER * before
 
 
 class Allowance:

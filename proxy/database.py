@@ -19,30 +19,33 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import pq, sql
+from msgspec.structs import replace
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgtattle.analyzers.questions import (
     Answer,
     ForeignKey,
     IndexAnswer,
-    IndexCandidate,
     IndexQuestion,
     KeysAnswer,
     KeysQuestion,
     Question,
     RewriteAnswer,
     RewriteQuestion,
-    TableFacts,
 )
+from pgtattle.proxy import index_trials
 from pgtattle.proxy.claims import Claims
 from pgtattle.proxy.events import Parameter
+from pgtattle.proxy.index_trials import Connection
 from pgtattle.proxy.schema import ExplainState, ExplainView
 
 FAILURES: Final = 3
 PAUSE_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 5
 QUESTION_SECONDS: Final = 2.0
+SAVED: Final = 20
+"""Questions that are asked at once after a silence."""
 MAX_KEYS: Final = 10_000
 MAX_DENIED: Final = 100
 MAX_DATABASES: Final = 1_000
@@ -62,22 +65,11 @@ _BEGIN: Final = """
     BEGIN READ ONLY; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '50ms';
     SET LOCAL idle_in_transaction_session_timeout = '2s'
 """
-_HYPOPG: Final = "SELECT 1 FROM pg_extension WHERE extname = 'hypopg'"
-_RESET: Final = "SELECT hypopg_reset()"
+_HYPOPG: Final = """
+    SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+    WHERE e.extname = 'hypopg' AND has_schema_privilege(n.oid, 'USAGE')
+"""
 _EXPLAIN: Final = b"EXPLAIN (FORMAT JSON, VERBOSE) "
-_TABLE_FACTS: Final = """
-    SELECT n.nspname, c.relname, c.reltuples, c.relpages, c.relkind, c.relpersistence
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)
-"""
-_INDEXES: Final = """
-    SELECT (SELECT array_agg(coalesce(a.attname, '')::text ORDER BY k.place)
-            FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(number, place)
-            LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
-            WHERE k.place <= i.indnkeyatts)
-    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
-    WHERE i.indrelid = to_regclass(%s) AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree'
-"""
-
 _KEYS: Final = """
     SELECT c.conrelid::int8, a.attnum, r.relname, a.attname, c.confrelid::int8, b.attnum, s.relname, b.attname
     FROM pg_constraint c
@@ -117,6 +109,7 @@ class Planner:
         self.server_version = ""
         self.claims = Claims()
         self._dsn = dsn
+        self._own = str(conninfo_to_dict(dsn).get("dbname") or "")
         self._password = password
         self._interval = 1.0 / per_second
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="planner")
@@ -158,8 +151,7 @@ class Planner:
         failures, closed_until = self._failures.get(database, (0, 0.0))
         if time.monotonic() < closed_until:
             return _unanswered(question, "the side connection failed; trying again in a while")
-        time.sleep(max(0.0, self._next_at - time.monotonic()))
-        self._next_at = time.monotonic() + self._interval
+        self._pace()
         deadline = time.monotonic() + QUESTION_SECONDS
         try:
             with _Session(self._dsn, self._password, database, self.claims, deadline) as session:
@@ -176,8 +168,15 @@ class Planner:
                 self._deny(question, error)
             return _unanswered(question, _words(error))
         self._failures.pop(database, None)
-        self._allow(question)
+        self._allow(question, session)
         return answer
+
+    def _pace(self) -> None:
+        """Wait until the next question may be asked: so many a second, with some saved up."""
+        now = time.monotonic()
+        self._next_at = max(self._next_at, now - SAVED * self._interval)
+        time.sleep(max(0.0, min(self._next_at - now, self._interval)))
+        self._next_at += self._interval
 
     def _failed(self, database: str, failures: int) -> None:
         if len(self._failures) >= MAX_DATABASES:
@@ -192,8 +191,8 @@ class Planner:
             found = self._login("")
         except psycopg.Error as error:
             # An application may create its own database first: the login itself works where another one takes it.
-            own = conninfo_to_dict(self._dsn).get("dbname") if isinstance(error, psycopg.OperationalError) else None
-            if own and str(own) in str(error) and own != MAINTENANCE:
+            own = self._own if isinstance(error, psycopg.OperationalError) else ""
+            if own and own in str(error) and own != MAINTENANCE:
                 with contextlib.suppress(psycopg.Error):
                     return self._login(MAINTENANCE)
             return self._failure(error)
@@ -221,8 +220,11 @@ class Planner:
             self._denied.popitem(last=False)
         self.explain = self._without_rights()
 
-    def _allow(self, question: Question) -> None:
+    def _allow(self, question: Question, session: _Session) -> None:
         self._denied.pop(_subject(question), None)
+        if question.database == self._own:
+            # An extension may be created, or dropped, at any time.
+            self.explain = replace(self.explain, hypopg=bool(session.hypopg))
         self.explain = self._without_rights() if self._denied else ExplainView(state="ok", hypopg=self.explain.hypopg)
 
     def _without_rights(self) -> ExplainView:
@@ -236,13 +238,16 @@ class _Interrupted(Exception):
 
 
 class _Session:
-    """One side connection to one database, for one question: a read-only transaction that is rolled back."""
+    """One side connection to one database, for one question: a read-only transaction that is rolled back.
+
+    `hypopg` is the schema of that extension, once the question is asked; empty without it.
+    """
 
     def __init__(self, dsn: str, password: str, database: str, claims: Claims, deadline: float) -> None:
         self._database = database
         self._claims = claims
         self._deadline = deadline
-        self._hypopg = False
+        self.hypopg = ""
         self._may_go_on()
         self._connection = _connect(dsn, password, database)
 
@@ -251,14 +256,14 @@ class _Session:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(psycopg.Error):
-            self._connection.execute(f"ROLLBACK; {_RESET}" if self._hypopg else "ROLLBACK")
+            self._connection.execute("ROLLBACK")
+            if self.hypopg:
+                self._connection.execute(index_trials.reset(self.hypopg))
         self._connection.close()
 
     def ask(self, question: Question) -> Answer:
         self._connection.execute(_BEGIN)
-        self._hypopg = self._connection.execute(_HYPOPG).fetchone() is not None
-        if self._hypopg:
-            self._connection.execute(_RESET)
+        self.hypopg = self._find_hypopg()
         match question:
             case IndexQuestion():
                 return self._index(question)
@@ -266,6 +271,20 @@ class _Session:
                 return self._rewrite(question)
             case KeysQuestion():
                 return self._keys(question)
+
+    def _find_hypopg(self) -> str:
+        """The schema of HypoPG, reset; empty where it is not installed, not loaded, or not for this role."""
+        row = self._connection.execute(_HYPOPG).fetchone()
+        if row is None:
+            return ""
+        try:
+            with self._connection.transaction():
+                self._connection.execute(index_trials.reset(row[0]))
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error:
+            return ""
+        return str(row[0])
 
     def _may_go_on(self) -> None:
         """Raise where the application needs the database for itself now, or the question takes too long."""
@@ -275,12 +294,8 @@ class _Session:
             raise psycopg.errors.QueryCanceled(f"the question took longer than {QUESTION_SECONDS:g} s")
 
     def _index(self, question: IndexQuestion) -> IndexAnswer:
-        before = self._explain(question.sql, question.parameters)
-        names = dict.fromkeys(candidate.table for candidate in question.candidates)
-        tables = tuple(facts for name in names if (facts := self._table(name)) is not None)
-        after = tuple(self._with(question, candidate) for candidate in question.candidates) if self._hypopg else ()
-        return IndexAnswer(
-            question=question, before=before, after=tuple(one for one in after if one is not None), tables=tables
+        return index_trials.ask(
+            self._connection, question, lambda: self._explain(question.sql, question.parameters), self.hypopg
         )
 
     def _rewrite(self, question: RewriteQuestion) -> RewriteAnswer:
@@ -317,34 +332,6 @@ class _Session:
             raise psycopg.errors.lookup(_sqlstate(result))(result.get_error_message())
         return result.get_value(0, 0) or b""
 
-    def _with(self, question: IndexQuestion, candidate: IndexCandidate) -> tuple[IndexCandidate, str, bytes] | None:
-        """The plan with a hypothetical index, and that index's name."""
-        create = sql.SQL("CREATE INDEX ON {} ({})").format(
-            sql.Identifier(*candidate.table.split(".", 1)), sql.SQL(", ").join(map(sql.Identifier, candidate.columns))
-        )
-        connection = self._connection
-        connection.execute(_RESET)
-        row = connection.execute(
-            "SELECT indexname FROM hypopg_create_index(%s)", [create.as_string(connection)]
-        ).fetchone()
-        if row is None:
-            return None
-        return candidate, str(row[0]), self._explain(question.sql, question.parameters)
-
-    def _table(self, name: str) -> TableFacts | None:
-        quoted = sql.Identifier(*name.split(".", 1)).as_string(self._connection)
-        row = self._connection.execute(_TABLE_FACTS, [quoted]).fetchone()
-        if row is None or row[4] != "r" or row[5] == "t":
-            return None
-        indexes = self._connection.execute(_INDEXES, [quoted]).fetchall()
-        return TableFacts(
-            name=name,
-            schema=row[0],
-            rows=float(row[2]),
-            pages=int(row[3]),
-            indexes=tuple(tuple(columns) for (columns,) in indexes if columns),
-        )
-
 
 def _sent(text: str) -> bytes:
     """Text as it was sent: in a database of SQL_ASCII it may hold bytes that are no UTF-8."""
@@ -365,7 +352,7 @@ def _unanswered(question: Question, error: str) -> Answer:
             return KeysAnswer(question=question, error=error)
 
 
-def _connect(dsn: str, password: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+def _connect(dsn: str, password: str, database: str) -> Connection:
     more: dict[str, Any] = {
         "application_name": "pgtattle",
         "client_encoding": "UTF8",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 MAX_TABLES: Final = 32
 MAX_USES: Final = 64
 
-Role = Literal["eq", "range", "like", "join", "order", "group"]
+Role = Literal["eq", "null", "range", "like", "join", "order", "group"]
 
 _PLACEHOLDER: Final = re.compile(r"\$(\d+)")
 
 
 class ColumnUse(Struct, frozen=True):
-    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` wraps it."""
+    """A column in a role. `table` is the base table as named, empty where it is not sure; `function` wraps it.
+
+    `source` tells the mentions of a table apart: each is read by itself. `compared_to` is the column that a join
+    compares it to, where that may be one of the same row.
+    """
 
     table: str
     column: str
     role: Role
     descending: bool = False
     function: str = ""
+    source: str = ""
+    compared_to: str = ""
 
 
 class Compared(Struct, frozen=True):
@@ -78,8 +84,8 @@ def parse(sql: str) -> Facts:
         if table.name and not (table.name in hidden and not table.db):
             tables.setdefault(_table_name(table))
     uses: dict[ColumnUse, None] = {}
-    for node in tree.find_all(exp.Select, exp.Update, exp.Delete, exp.Merge):
-        for use in _uses(node, hidden):
+    for number, node in enumerate(tree.find_all(exp.Select, exp.Update, exp.Delete, exp.Merge)):
+        for use in _uses(node, hidden, number):
             uses.setdefault(use)
     return Facts(
         parsed=True,
@@ -118,7 +124,7 @@ def _table_name(table: exp.Table) -> str:
     return f"{table.db}.{table.name}" if table.db else str(table.name)
 
 
-def _uses(node: exp.Expression, hidden: set[str]) -> Iterator[ColumnUse]:
+def _uses(node: exp.Expression, hidden: set[str], number: int) -> Iterator[ColumnUse]:
     """The uses of columns in one SELECT, UPDATE or DELETE, without its subqueries."""
     from sqlglot import exp
 
@@ -142,10 +148,9 @@ def _uses(node: exp.Expression, hidden: set[str]) -> Iterator[ColumnUse]:
         if isinstance(join.this, exp.Table) and join.this.name not in hidden:
             names[join.this.alias_or_name] = _table_name(join.this)
 
-    def table_of(column: exp.Column) -> str:
-        if column.table:
-            return names.get(column.table, "")
-        return next(iter(names.values())) if len(names) == 1 and not unknown else ""
+    def use(column: exp.Column, role: Role, **more: Any) -> ColumnUse:
+        name = column.table or (next(iter(names)) if len(names) == 1 and not unknown else "")
+        return ColumnUse(names.get(name, ""), column.name, role, source=f"{number}.{name}", **more)
 
     where = node.args.get("where")
     conditions = list(_conjuncts(where.this)) if where is not None else []
@@ -154,15 +159,15 @@ def _uses(node: exp.Expression, hidden: set[str]) -> Iterator[ColumnUse]:
         if on is not None:
             conditions += _conjuncts(on)
     for condition in conditions:
-        yield from _condition(condition, table_of)
+        yield from _condition(condition, use)
     order = node.args.get("order")
     for ordered in order.expressions if order is not None else []:
         if isinstance(ordered.this, exp.Column):
-            yield ColumnUse(table_of(ordered.this), ordered.this.name, "order", bool(ordered.args.get("desc")))
+            yield use(ordered.this, "order", descending=bool(ordered.args.get("desc")))
     group = node.args.get("group")
     for grouped in group.expressions if group is not None else []:
         if isinstance(grouped, exp.Column):
-            yield ColumnUse(table_of(grouped), grouped.name, "group")
+            yield use(grouped, "group")
 
 
 def _conjuncts(condition: exp.Expression) -> Iterator[exp.Expression]:
@@ -179,19 +184,19 @@ def _conjuncts(condition: exp.Expression) -> Iterator[exp.Expression]:
             yield one
 
 
-def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str]) -> Iterator[ColumnUse]:
+def _condition(condition: exp.Expression, use: Callable[..., ColumnUse]) -> Iterator[ColumnUse]:
     from sqlglot import exp
 
     role: Role
     if isinstance(condition, (exp.EQ, exp.In, exp.Is)):
-        role = "eq"
+        role = "null" if isinstance(condition.args.get("expression"), exp.Null) else "eq"
     elif isinstance(condition, (exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between)):
         role = "range"
     elif isinstance(condition, (exp.Like, exp.ILike, exp.SimilarTo, exp.RegexpLike)):
         role = "like"
     elif isinstance(condition, (exp.Column, exp.Boolean)):
         if isinstance(condition, exp.Column):
-            yield ColumnUse(table_of(condition), condition.name, "eq")
+            yield use(condition, "eq")
         return
     else:
         return
@@ -200,9 +205,10 @@ def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str])
     left, right = condition.this, condition.args.get("expression")
     sides = [side for side in (left, right) if side is not None]
     columns = [list(side.find_all(exp.Column)) for side in sides]
-    if isinstance(condition, exp.EQ) and len(sides) == 2 and all(isinstance(side, exp.Column) for side in sides):
-        for side in sides:
-            yield ColumnUse(table_of(side), side.name, "join")
+    if isinstance(condition, exp.EQ) and isinstance(left, exp.Column) and isinstance(right, exp.Column):
+        one_row = left.table == right.table or not (left.table and right.table)
+        for side, other in ((left, right), (right, left)):
+            yield use(side, "join", compared_to=other.name if one_row else "")
         return
     for number, side in enumerate(sides):
         others = [column for n, found in enumerate(columns) if n != number for column in found]
@@ -212,7 +218,6 @@ def _condition(condition: exp.Expression, table_of: Callable[[exp.Column], str])
         if isinstance(plain, exp.Column):
             # A subquery of the other side may look anything up; columns of this query there make it no constant.
             if not others or isinstance(condition, exp.In) or any(s.find(exp.Select) for s in sides):
-                yield ColumnUse(table_of(plain), plain.name, role)
+                yield use(plain, role)
         elif len(columns[number]) == 1 and not others and not isinstance(plain, (exp.Subquery, exp.Select)):
-            column = columns[number][0]
-            yield ColumnUse(table_of(column), column.name, role, function=type(plain).__name__.lower())
+            yield use(columns[number][0], role, function=type(plain).__name__.lower())

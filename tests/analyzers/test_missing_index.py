@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 
 import psycopg
@@ -16,12 +15,13 @@ from pgtattle.analyzers.questions import IndexQuestion
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Texts
 from pgtattle.proxy.database import Planner
-from pgtattle.proxy.events import Connection, Parameter
-from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.demo.cluster import Cluster
+from pgtattle.proxy.events import Parameter
 from pgtattle.proxy.schema import IndexEvidence
 from pgtattle.proxy.settings import RuleSettings
-from tests.analyzers.planning import asked
-from tests.conftest import Database
+from tests import debian
+from tests.analyzers.planning import ask, statement
+from tests.conftest import Database, fresh_database
 
 SCHEMA = """
     CREATE TABLE people (id int PRIMARY KEY, mail text, city text, born date, "Odd Name" int, state text, friend int);
@@ -40,30 +40,6 @@ SCHEMA = """
     INSERT INTO "other place".things SELECT g, 'c' || g FROM generate_series(1, 30000) g;
     ANALYZE people, few, parts, "other place".things;
 """
-
-_ids = itertools.count(1)
-
-
-def ask(
-    database: Database, sql: str, *parameters: Parameter, ms: float = 30.0
-) -> tuple[list[Finding], IndexQuestion | None]:
-    """What the rule says of one execution, with the real planner between."""
-    facts = FactsCache()
-    rule = MissingIndex(RuleSettings(), facts)
-    connection = Connection(id=1, client="127.0.0.1:1", opened_ns=0, user=database.user, database=database.name)
-    (text,) = Texts().read(sql)
-    execution = Execution(
-        id=next(_ids), connection=connection, text=text, parameters=parameters, started_ns=0, ended_ns=round(ms * 1e6)
-    )
-    outcomes = list(rule.execution(execution))
-    if not outcomes:
-        return [], None
-    (question,) = outcomes
-    assert isinstance(question, IndexQuestion)
-
-    (answer,) = asked(database, question)
-    assert not answer.error, answer.error
-    return [one for one in rule.answer(answer) if isinstance(one, Finding)], question
 
 
 @pytest.fixture
@@ -177,8 +153,9 @@ def test_names_of_a_filter_are_not_those_in_its_texts() -> None:
     assert found.isdisjoint({"mail", "id", "it"})
 
 
-def test_nothing_is_asked_about_what_costs_nothing(plain: Database) -> None:
-    assert ask(plain, "SELECT * FROM people WHERE mail = 'x'", ms=0.1) == ([], None)
+def test_how_long_it_took_decides_nothing(plain: Database) -> None:
+    found = [ask(plain, "SELECT * FROM people WHERE mail = 'x'", ms=ms)[0][0] for ms in (0.001, 0.1, 30.0)]
+    assert len({(one.id, one.severity, one.confidence) for one in found}) == 1
 
 
 def test_no_value_is_in_the_finding(plain: Database) -> None:
@@ -199,7 +176,7 @@ def test_hostile_names_are_quoted(debian_database: Database) -> None:
 def test_the_planner_says_why_it_cannot(database: Database) -> None:
     async def error(planner: Planner, sql: str, name: str = database.name) -> str:
         text = Texts().read(sql)[0]
-        question = IndexQuestion(database=name, statement=text.statement, sql=sql, parameters=(), candidates=())
+        question = IndexQuestion(database=name, statement=text.statement, sql=sql, parameters=(), uses=())
         try:
             return (await planner.ask(question)).error
         finally:
@@ -223,7 +200,7 @@ def test_explaining_runs_nothing(database: Database) -> None:
             planner = Planner(database.dsn_without_password, database.password)
             (text,) = Texts().read("DELETE FROM kept WHERE id = 1")
             question = IndexQuestion(
-                database=database.name, statement=text.statement, sql=text.sql, parameters=(), candidates=()
+                database=database.name, statement=text.statement, sql=text.sql, parameters=(), uses=()
             )
             answer = await planner.ask(question)
             await planner.close()
@@ -231,3 +208,44 @@ def test_explaining_runs_nothing(database: Database) -> None:
 
         assert "ModifyTable" in asyncio.run(explain())
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1,)
+
+
+def test_hypopg_that_is_created_after_a_restart_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it passes the proxy: the questions that go on see the server gone, and then the extension."""
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    rule = MissingIndex(RuleSettings(), FactsCache())
+
+    async def say(planner: Planner, name: str, second: int) -> list[tuple[str, str, str]]:
+        outcomes = rule.execution(
+            statement("SELECT * FROM people WHERE mail = $1", Parameter(25, "m7"), database=name, second=second)
+        )
+        (question,) = [one for one in outcomes if isinstance(one, IndexQuestion)]
+        answer = await planner.ask(question)
+        findings = [one for one in rule.answer(answer) if isinstance(one, Finding)]
+        return [(one.confidence, one.suggestion.status, one.state) for one in findings]
+
+    async def restarted(cluster: Cluster, database: Database) -> None:
+        planner = Planner(database.dsn, per_second=1000)
+        try:
+            await planner.check()
+            assert await say(planner, database.name, 1) == [("likely", "unverified", "open")]
+            assert not planner.explain.hypopg
+            cluster.stop()
+            assert await say(planner, database.name, 5) == []
+            assert planner.explain.state == "unreachable"
+            cluster.start()
+            with psycopg.connect(database.dsn, autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION hypopg")
+            await planner.check()
+            assert await say(planner, database.name, 16) == [("proven", "verified", "open")]
+            assert (planner.explain.state, planner.explain.hypopg) == ("ok", True)
+        finally:
+            await planner.close()
+
+    with debian.cluster() as cluster, fresh_database(cluster) as database:
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute(
+                "CREATE TABLE people AS SELECT g AS id, 'm' || g AS mail FROM generate_series(1, 30000) g"
+            )
+            connection.execute("ANALYZE people")
+        asyncio.run(restarted(cluster, database))

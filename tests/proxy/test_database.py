@@ -188,6 +188,20 @@ def test_hypopg_is_seen(debian_database: Database) -> None:
     assert with_planner(debian_database, checked).hypopg
 
 
+def test_hypopg_that_is_created_later_is_seen_by_the_next_question(debian_database: Database) -> None:
+    async def use(planner: Planner) -> None:
+        await planner.check()
+        seen = [planner.explain.hypopg]
+        with psycopg.connect(debian_database.dsn, autocommit=True) as connection:
+            for change in ("CREATE", "DROP"):
+                connection.execute(f"{change} EXTENSION hypopg".encode())
+                assert (await planner.ask(keys(debian_database.name))).error == ""
+                seen.append(planner.explain.hypopg)
+        assert seen == [False, True, False]
+
+    with_planner(debian_database, use)
+
+
 def test_no_password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGPASSWORD", raising=False)
     explain = with_planner(database, checked, password="")

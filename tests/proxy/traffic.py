@@ -10,8 +10,11 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from pgtattle.analyzers.plan.candidates import candidates
+from pgtattle.analyzers.plan.model import read
 from pgtattle.analyzers.questions import (
     Answer,
+    ColumnFacts,
     IndexAnswer,
     IndexQuestion,
     Question,
@@ -97,12 +100,16 @@ class Traffic:
             self.pipeline.tick(self.now)
 
     def answer(self, *, table: str, indexed: bool, rows: int = 60_000, columns: tuple[str, ...] = ("mail",)) -> int:
-        """Answer the questions about indexes as a planner without HypoPG would; how many there were."""
-        asked = [one for one in self.questions if isinstance(one, IndexQuestion)]
+        """Answer the questions about indexes, and those that follow, as a planner without HypoPG would; how many there
+        were."""
+        answered = 0
+        while asked := [one for one in self.questions if isinstance(one, IndexQuestion)]:
+            self.questions.clear()
+            for question in asked:
+                self.pipeline.answer(index_answer(question, table, indexed, rows, columns))
+            answered += len(asked)
         self.questions.clear()
-        for question in asked:
-            self.pipeline.answer(index_answer(question, table, indexed, rows, columns))
-        return len(asked)
+        return answered
 
     def take_rewrites(self, *, all_cost: float, one_cost: float) -> None:
         """Answer the questions about rewrites as a planner that takes all of them."""
@@ -211,9 +218,20 @@ def index_answer(
     }
     plan |= {"Index Name": "ix"} if indexed else {"Filter": f"({columns[0]} = 'x'::text)"}
     facts = TableFacts(
-        name=table, schema="public", rows=rows, pages=500, indexes=(("id",), *([columns] if indexed else []))
+        name=table,
+        schema="public",
+        rows=rows,
+        pages=500,
+        columns=dict.fromkeys(("id", *columns), ColumnFacts(btree=True)),
+        indexes=(("id",), *([columns] if indexed else [])),
     )
-    return IndexAnswer(question=question, before=msgspec.json.encode([{"Plan": plan}]), tables=(facts,))
+    before = msgspec.json.encode([{"Plan": plan}])
+    return IndexAnswer(
+        question=question,
+        before=before,
+        candidates=tuple(candidates(question.uses, (facts,), read(before))),
+        tables=(facts,),
+    )
 
 
 def _give_up(connection: int, reason: str) -> None:

@@ -21,7 +21,7 @@ CASES = [
     ("SELECT 1 FROM t WHERE a = 1 OR b = 2", ["t"], []),
     ("SELECT 1 FROM t WHERE NOT a = 1", ["t"], []),
     ("SELECT 1 FROM t WHERE lower(mail) = 'x'", ["t"], ["t.mail eq lower"]),
-    ("SELECT 1 FROM t WHERE a IN (1, 2) AND b = ANY($1) AND c IS NULL", ["t"], ["t.a eq", "t.b eq", "t.c eq"]),
+    ("SELECT 1 FROM t WHERE a IN (1, 2) AND b = ANY($1) AND c IS NULL", ["t"], ["t.a eq", "t.b eq", "t.c null"]),
     ("SELECT 1 FROM t WHERE a BETWEEN 1 AND 2 ORDER BY b DESC LIMIT 3", ["t"], ["t.a range", "t.b order"]),
     ("SELECT a, count(*) FROM t GROUP BY a", ["t"], ["t.a group"]),
     ("WITH q AS (SELECT * FROM t WHERE id = 1) SELECT * FROM q WHERE q.x = 2", ["t"], [".x eq", "t.id eq"]),
@@ -136,3 +136,16 @@ def test_columns_are_found_lexically_where_it_was_not_parsed() -> None:
         "SELECT " + "(" * 100 + "x" + ")" * 100 + ' FROM r WHERE r.a = 2 AND b IN (3) AND "C" = ANY($1)'
     ).compared
     assert [(one.column, one.array) for one in found] == [("r.a", False), ("b", False), ("C", True)]
+
+
+def test_each_mention_of_a_table_is_a_source_of_its_own() -> None:
+    facts = of("SELECT 1 FROM t a JOIN t b ON a.x = b.y WHERE a.z = 1 UNION SELECT 1 FROM t WHERE x = 1")
+    sources = [(use.column, use.source) for use in facts.uses]
+    assert len({source for _, source in sources}) == 3
+    assert {one for one in sources if one[0] in "xz"} >= {("x", "0.a"), ("z", "0.a")}
+
+
+def test_what_may_be_of_the_same_row_is_known_by_what_it_is_compared_to() -> None:
+    assert [use.compared_to for use in of("SELECT 1 FROM t WHERE x = y").uses] == ["y", "x"]
+    assert [use.compared_to for use in of("SELECT 1 FROM t WHERE t.x = y").uses] == ["y", "x"]
+    assert [use.compared_to for use in of("SELECT 1 FROM t a JOIN t b ON a.x = b.y").uses] == ["", ""]
