@@ -44,14 +44,18 @@ class Again(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """One execution: its place in the unit, and its answer; of one without a digest the number of rows is known."""
+    """One execution: its place in the unit, and its answer; of one without a digest the number of rows is known.
+
+    `named`: it has a prepared statement of its own. Drivers take results in binary from then on.
+    """
 
     place: int
     digest: int
     rows: int
+    named: bool
 
     def differs(self, other: _Look) -> bool:
-        if self.digest and other.digest:
+        if self.digest and other.digest and self.named == other.named:
             return self.digest != other.digest
         return self.rows != other.rows
 
@@ -101,7 +105,7 @@ class Unchanged:
     def _look(self, all_: Sequence[Execution], index: int) -> _Look:
         execution = all_[index]
         sample = self._samples.of(execution.id)
-        return _Look(index, sample.digest if sample is not None else 0, execution.rows)
+        return _Look(index, sample.digest if sample is not None else 0, execution.rows, execution.prepared != "")
 
     def _changes(self, looks: list[_Look]) -> tuple[frozenset[str], bool]:
         """The tables whose writes came before a changed answer; and whether it was waited for a change by others."""
