@@ -30,6 +30,19 @@ _STYLES: Final = (
 _DRIVERS: Final = (("postgresql jdbc driver", "hibernate"),)
 
 
+_BARE: Final = re.compile(r"\b(?:FROM|INTO|JOIN|WHERE|AND)\s+\(*(?!NOT\b|EXISTS\b)[a-z_]", re.I)
+"""A name without quotes where an ORM quotes it."""
+_QUALIFIED: Final = re.compile(r'"\w+"\."\w+"')
+_LITERALS: Final = re.compile(r"'(?:[^']|'')*'")
+_WRITE: Final = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"', re.I)
+
+
+def is_generated(sql: str) -> bool:
+    """True for the SQL of an ORM that quotes every name, and in reads writes the table of each column."""
+    start = _LITERALS.sub("''", sql[:LOOKED_AT])
+    return _BARE.search(start) is None and (_WRITE.match(start) or _QUALIFIED.search(start)) is not None
+
+
 def word_of_framework(executions: Sequence[Execution], words: Sequence[tuple[str, str]]) -> str:
     """What something is called in the framework that sent these; empty where it is not known, or has no word."""
     tagged = (execution.text.tags for execution in executions if execution.text.tags)
