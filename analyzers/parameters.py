@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
+from pgtattle.analyzers.advice_words import server_binding
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.frameworks import is_generated
@@ -255,7 +256,7 @@ class Unparameterized(Analyzer):
                     of_class.varying[statement.fingerprint] = pasted.tally.count
                 if of_class.pasted.count >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
                     of_class.next_at = 2 * of_class.pasted.count
-                    return (_of_application(connection.key, of_class),)
+                    return (_of_application(connection.key, of_class, server_binding(execution)),)
             return ()
         if pasted.read:
             of_class.pasted_reads[pasted.generated] += 1
@@ -286,7 +287,7 @@ class Unparameterized(Analyzer):
             pasted.inlined = True
             of_class.varying[statement.fingerprint] = pasted.tally.count
             of_class.inlined.add(pasted.tally.total_ns, pasted.tally.last_ns, pasted.tally.count)
-        return (_of_application(key, of_class),)
+        return (_of_application(key, of_class, ""),)
 
     def _class(self, key: ConnectionClass) -> _Class:
         found = self._classes.get(key)
@@ -356,7 +357,7 @@ def _of_statement(
     )
 
 
-def _of_application(key: ConnectionClass, of_class: _Class) -> Finding:
+def _of_application(key: ConnectionClass, of_class: _Class, how: str) -> Finding:
     statements = len(of_class.varying)
     most = sorted(of_class.varying, key=lambda fingerprint: -of_class.varying[fingerprint])[:MAX_NAMED]
     tally = of_class.inlined if key.binds else of_class.pasted
@@ -387,12 +388,11 @@ def _of_application(key: ConnectionClass, of_class: _Class) -> Finding:
         suggestion=Suggestion(
             text=f"{_QUOTED} Pass them as parameters where it can."
             if key.binds
-            else f"{_QUOTED} Bind in the server: psycopg 3, in Django OPTIONS = {{'server_side_binding': True}}, in "
-            "pgjdbc preferQueryMode=extended."
+            else f"{_QUOTED} Bind in the server {how}."
         ),
         at_ns=tally.last_ns,
         tally=tally,
-        draw=lambda: _of_application(key, of_class),
+        draw=lambda: _of_application(key, of_class, how),
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
+from pgtattle.analyzers.frameworks import application_of
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents, Results
 from pgtattle.analyzers.samples import Samples
@@ -163,7 +164,7 @@ class Repetitions:
         executions = unit.executions
         if len(executions) < least:
             return []
-        if unit.confidence != "strong" and is_tool(executions[0].connection.application):
+        if unit.confidence != "strong" and is_tool(application_of(executions[0])):
             return []
         groups: dict[tuple[str, str, str, str], list[int]] = {}
         paths: dict[int, str] = {}

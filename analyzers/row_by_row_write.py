@@ -13,9 +13,10 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import ClassVar, Final
 
+from pgtattle.analyzers.advice_words import bulk_writing
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.frameworks import word_of_framework
+from pgtattle.analyzers.frameworks import application_of
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import (
@@ -54,16 +55,6 @@ _HOW: Final = {
     "UPDATE": "change them with one UPDATE … FROM (VALUES …) or FROM unnest(…)",
     "DELETE": "delete them with one DELETE … WHERE key = ANY($1)",
 }
-_BULK: Final = (
-    ("django", "bulk_create(), bulk_update() or a queryset's update()"),
-    ("sqlalchemy", "session.execute(insert(…), [rows]) or a bulk update()"),
-    ("rails", "insert_all() or update_all()"),
-    ("activerecord", "insert_all() or update_all()"),
-    ("laravel", "insert([...]) or upsert()"),
-    ("hibernate", "hibernate.jdbc.batch_size, or one JPQL update"),
-    ("prisma", "createMany() or updateMany()"),
-    ("gorm", "Create(&rows) with a slice, or CreateInBatches()"),
-)
 
 
 class RowByRowWrite(Analyzer):
@@ -79,7 +70,7 @@ class RowByRowWrite(Analyzer):
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of writes of a complete unit, and questions about what would replace them."""
         executions = unit.executions
-        if len(executions) < self._least or is_tool(executions[0].connection.application):
+        if len(executions) < self._least or is_tool(application_of(executions[0])):
             return ()
         groups: dict[tuple[str, str, str], list[int]] = {}
         for index, execution in enumerate(executions):
@@ -221,15 +212,15 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(text=_advice(executions, alone, checked)),
+        suggestion=Suggestion(text=_advice(unit, executions, alone, checked)),
         at_ns=unit.ended_ns,
         unit_id=unit.id,
     )
 
 
-def _advice(executions: Sequence[Execution], alone: bool, checked: bool) -> str:
+def _advice(unit: Unit, executions: Sequence[Execution], alone: bool, checked: bool) -> str:
     command, count = executions[0].text.statement.command, len(executions)
-    bulk = word_of_framework(executions, _BULK)
+    bulk = bulk_writing(executions, unit.executions)
     how = f"use {bulk}" if bulk else _HOW[command]
     words = [f"{count} round trips write what one can: {how}"]
     if checked:
