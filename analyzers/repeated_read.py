@@ -6,6 +6,7 @@ client that waits between two looks wants to see a change.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import ClassVar, Final
@@ -63,13 +64,25 @@ def _is_poll(unit: Unit, repeat: Repetition) -> bool:
     return usual_pause_ns(repeat.executions) > (IDLE_GAP_NS if sleeps else POLL_GAP_NS)
 
 
+def _is_cycle(unit: Unit, repeat: Repetition) -> bool:
+    """True where a connection did everything about as often: it may have served one request after another."""
+    if unit.kind != "connection" or unit.confidence == "strong":
+        return False
+    counts = Counter(
+        execution.text.statement.fingerprint
+        for execution in unit.executions
+        if execution.text.statement.kind in ("read", "write")
+    )
+    return 2 * min(counts.values()) > len(repeat.executions)
+
+
 def _finding(unit: Unit, repeat: Repetition) -> Finding:
     count = len(repeat.executions)
     severity: Severity = "low"
     confidence: Confidence = "likely"
     if unit.confidence == "strong":
         severity = "medium" if count >= MANY else "low"
-    if unit.confidence == "weak" or not repeat.compared:
+    if unit.confidence == "weak" or not repeat.compared or _is_cycle(unit, repeat):
         severity, confidence = "info", "candidate"
     place = "burst of one connection" if unit.kind == "burst" else unit.kind
     route = f" (route {unit.route})" if unit.route else ""
