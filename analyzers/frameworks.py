@@ -22,15 +22,18 @@ MAX_STATEMENTS: Final = 32
 
 
 class _Style(NamedTuple):
-    """A way of writing SQL that is of one framework; `language` is that of its drivers."""
+    """A way of writing SQL that is of one framework; `language` is that of its drivers. Others may write like it where
+    it is `shared`: then the driver has to be known, too.
+    """
 
     framework: str
     language: str
     pattern: re.Pattern[str]
+    shared: bool
 
 
-def _style(framework: str, language: str, pattern: str) -> _Style:
-    return _Style(framework, language, re.compile(pattern, re.S))
+def _style(framework: str, language: str, pattern: str, shared: bool = False) -> _Style:
+    return _Style(framework, language, re.compile(pattern, re.S), shared)
 
 
 _JVM: Final = "jvm"
@@ -48,59 +51,56 @@ _LANGUAGES: Final = (
 
 # Names of the one table that is read, with and without quotes, and lists of its columns.
 _COLUMNS: Final = r'SELECT (?:DISTINCT )?"(\w+)"\."\w+"(?:(?:::\w+)?, "\1"\."\w+")*(?:::\w+)? FROM "\1"'
-_AS: Final = r'SELECT "\w+"(?: AS "\w+")?'
+_AS: Final = r'"\w+"(?: AS "\w+")?'
+_UNQUOTED: Final = r"SELECT (?:(?:t\d\.)?\w+, )*(?:t\d\.)?\w+ FROM \w+(?: t\d)?(?:, \w+ t\d)*"
+_END: Final = r";?\s*(?:/\*.*)?$"
 _STYLES: Final = (
     _style("prisma", "js", r'SELECT "\w+"\."\w+"\."\w+"(?:, "\w+"\."\w+"\."\w+")* FROM "\w+"\."\w+" WHERE'),
     _style("prisma", "js", r'INSERT INTO "\w+"\."\w+" .* RETURNING "\w+"\."\w+"\."\w+"'),
     _style("peewee", "python", r'SELECT "t1"\."\w+"(?:, "t1"\."\w+")* FROM "\w+" AS "t1"'),
     _style("diesel", "rust", _COLUMNS + r' WHERE \(+"\1"\."\w+" (?:=|<>|IN|>|<|>=|<=) \(?\$\d+(?:, \$\d+)*\)'),
-    _style("seaorm", "rust", _COLUMNS + r" WHERE .*\$\d"),
-    # ent and others bind what is written like this; what Django binds in the server has its own ends.
-    _style("django", "python", _COLUMNS + r"(?: [^$]*|.* LIMIT 21| .* (?:A|DE)SC(?: LIMIT \d+)?)?;?\s*(?:/\*.*)?$"),
+    _style("seaorm", "rust", _COLUMNS + r" WHERE .*\$\d", shared=True),
+    # Others bind what is written like this; what Django binds in the server has an end of its own.
+    _style("django", "python", _COLUMNS + r"(?: [^$]*|.* LIMIT 21| .* (?:A|DE)SC(?: LIMIT \d+)?)?" + _END),
     _style("django", "python", r'SELECT COUNT\(\*\) AS "__count" FROM|INSERT INTO "(\w+)" .* RETURNING "\1"\."\w+"'),
     _style("activerecord", "ruby", r'SELECT (?:DISTINCT )?"(\w+)"\.\* FROM "\1"(?: |$)|SELECT 1 AS one FROM "'),
     _style("activerecord", "ruby", r'SELECT COUNT\(\*\) FROM "(\w+)" WHERE "\1"\."\w+"'),
-    _style(
-        "activerecord",
-        "ruby",
-        r'INSERT INTO "\w+" \((?:"\w+", )*"created_at"(?:, |\))|UPDATE "\w+" SET .*"updated_at" = ',
-    ),
+    _style("activerecord", "ruby", r'INSERT INTO "\w+" \((?:"\w+", )*"created_at"(?:, |\)).* RETURNING "id"'),
+    _style("activerecord", "ruby", r'UPDATE "(\w+)" SET (?:"\w+" = \$\d+, )*"updated_at" = \$\d+ WHERE "\1"\.'),
     _style("sequel", "ruby", r'SELECT \* FROM "(\w+)" WHERE \(*\("(?:\1"\.")?\w+" (?:=|IN|IS) '),
-    _style("gorm", "go", r'SELECT (?:\*|count\(\*\)) FROM "(\w+)" WHERE (?:"\1"\."\w+"|[a-z_]+ |.*"\1"\."\w+")'),
+    _style("gorm", "go", r'SELECT (?:\*|count\(\*\)) FROM "(\w+)" WHERE .*"\1"\."\w+"'),
+    _style("gorm", "go", r'SELECT \* FROM "\w+" WHERE ', shared=True),
     _style("gorm", "go", r'INSERT INTO "\w+" \("created_at","updated_at"|UPDATE "\w+" SET .*"updated_at"='),
     _style("bun", "go", r'SELECT "(\w+)"\."\w+"(?:, "\1"\."\w+")* FROM "\w+" AS "\1" WHERE \('),
-    _style("laravel", "php", r'select (?:\*|"\w+"(?:, "\w+")*) from "(\w+)" where .*\S limit 1\s*(?:/\*.*)?$'),
+    _style("laravel", "php", r'select (?:\*|"\w+"(?:, "\w+")*) from "[a-z0-9_]+" where ".*\S limit 1' + _END),
+    _style("laravel", "php", r'select \* from "(\w+)" where "\1"\."\w+" (?:=|in)'),
     _style(
-        "laravel", "php", r'select \* from "(\w+)" where "\1"\."\w+" (?:=|in)|select count\(\*\) as aggregate from "'
+        "laravel", "php", r'select count\(\*\) as aggregate from "|insert into "\w+" \(.*"updated_at", "created_at"\)'
     ),
-    _style("laravel", "php", r'insert into "\w+" \(.*"updated_at".*values|update "\w+" set .*"updated_at" = '),
     _style("objection", "js", r'select "(\w+)"\.\* from "\1" where "\1"\."\w+" (?:=|in)'),
     _style("mikroorm", "js", r'select "(\w0)"\.\* from "\w+" as "\1" where'),
     _style("drizzle", "js", r'select (?:"\w+", )*"\w+" from "(\w+)"(?: "\1")? where \(*"\1"\."\w+"'),
     _style("drizzle", "js", r'select "d0"\."\w+" as "\w+"'),
     _style("typeorm", "js", r'SELECT (?:DISTINCT )?"(\w+)"\."(\w+)" AS "\1_\2"|SELECT COUNT\(.*\) AS "cnt" FROM'),
-    _style("typeorm", "js", r'INSERT INTO "\w+"\("\w+"'),
-    _style("sequelize", "js", _AS + r"(?:, " + _AS[7:] + r')* FROM "\w+" AS "\w+"(?: |;?$)'),
-    _style("sequelize", "js", r'SELECT count\(\*\) AS "count" FROM "|INSERT INTO "\w+" \("\w+".* RETURNING "\w+",'),
-    _style("sequelize", "js", r'SELECT "(\w+)"\."\w+"(?: AS "\w+")?, .* FROM "\w+" AS "\1"'),
-    _style("sqlalchemy", "python", r"SELECT (\w+)\.(\w+)(?: AS \1_\2)?(?:, \w+\.\w+(?: AS \w+)?)* ?\nFROM \w+"),
+    _style("typeorm", "js", r'INSERT INTO "\w+"\("\w+".* VALUES \(DEFAULT, '),
+    _style("sequelize", "js", r"SELECT " + _AS + "(?:, " + _AS + r')* FROM "\w+" AS "\w+"(?: |;?$)'),
+    _style("sequelize", "js", r'SELECT count\(\*\) AS "count" FROM "|INSERT INTO "\w+" \("\w+",.* VALUES \(DEFAULT,'),
+    _style("sequelize", "js", r'SELECT "(\w+)"\."\w+".* FROM "\w+" AS "\1" (?:LEFT OUTER|INNER) JOIN "\w+" AS "'),
+    # Only a program ends a line with a space.
+    _style("sqlalchemy", "python", r"SELECT (\w+)\.(\w+)(?: AS \1_\2)?(?:, \w+\.\w+(?: AS \w+)?)* \nFROM \w+"),
     _style("sqlalchemy", "python", r"INSERT INTO (\w+) \(.*\) VALUES .* RETURNING \1\.\w+"),
     _style("tortoise", "python", r'SELECT (?:"\w+"\.)?"\w+"(?:,(?:"\w+"\.)?"\w+")+ FROM "\w+"'),
-    _style(
-        "ecto", "elixir", r'SELECT (?:[a-z]+\d\."\w+"|count\(\*\) FROM "\w+" AS [a-z]+\d)|INSERT INTO .*"inserted_at"'
-    ),
+    _style("ecto", "elixir", r'SELECT (?:[a-z]+\d\."\w+"|count\(\*\) FROM "\w+" AS [a-z]+\d)'),
+    _style("ecto", "elixir", r'INSERT INTO .*"inserted_at"'),
     _style("hibernate", _JVM, r"select (?:distinct )?(?:\w+\d_\d\.\w+|\w+\d_\.\w+ as \w+?\d+_)"),
-    _style("dbix", "perl", r'SELECT "?me"?\."?\w+"?'),
+    _style("dbix", "perl", r'SELECT "?me"?\."?\w+"?.* WHERE \( '),
     _style("doctrine", "php", r"SELECT t0\.\w+ AS \w+_\d+|SELECT \w\d_\.\w+ AS \w+_\d+"),
-    _style("entityframework", "dotnet", r'SELECT .*\nFROM "?\w+"? AS \w\d?\s+WHERE \w\d?\.'),
+    _style("entityframework", "dotnet", r'SELECT .*\nFROM "[A-Z]\w*" AS \w\d?\s+WHERE \w\d?\."[A-Z]'),
     _style("jooq", _JVM, r'select "\w+"\."(\w+)"\."\w+"(?:, "\w+"\."\1"\."\w+")* from "\w+"\."\1"'),
+    _style("eclipselink", _JVM, _UNQUOTED + r" WHERE \(+(?:t\d\.)?\w+ = ", shared=True),
+    _style("eclipselink", _JVM, _UNQUOTED.replace(r"\w", "[A-Z0-9_]") + r" WHERE \(+(?:t\d\.)?[A-Z0-9_]+ = "),
     _style("alembic", "python", r"(?:SELECT|UPDATE|INSERT INTO) alembic_version\b"),
 )
-_ECLIPSELINK: Final = re.compile(
-    r"SELECT (?:(?:t\d\.)?\w+, )*(?:t\d\.)?\w+ FROM \w+(?: t\d)?(?:, \w+ t\d)* WHERE \(+(?:t\d\.)?\w+ = ", re.S
-)
-"""Of no framework's alone: where the driver is Java's, it is EclipseLink's."""
-_IN_CAPITALS: Final = re.compile(r"SELECT (?:t\d\.)?[A-Z_]+(?:, (?:t\d\.)?[A-Z_]+)* FROM [A-Z_]+")
 _NAMES: Final = (
     ("django", "django"),
     ("sqlalchemy", "sqlalchemy"),
@@ -121,16 +121,15 @@ _NAMES: Final = (
     ("typeorm", "typeorm"),
     ("drizzle", "drizzle"),
     ("objection", "objection"),
-    ("mikro", "mikroorm"),
+    ("mikroorm", "mikroorm"),
+    ("mikro-orm", "mikroorm"),
     ("entityframework", "entityframework"),
     ("entity framework", "entityframework"),
     ("efcore", "entityframework"),
     ("gorm", "gorm"),
-    ("bun", "bun"),
     ("sequel", "sequel"),
     ("dbix", "dbix"),
     ("ecto", "ecto"),
-    ("phoenix", "ecto"),
     ("diesel", "diesel"),
     ("seaorm", "seaorm"),
     ("sea-orm", "seaorm"),
@@ -153,6 +152,9 @@ def framework_of(executions: Sequence[Execution], others: Iterable[Execution] = 
         named = _named(" ".join([tags[key] for key in _TAGS if key in tags])) if tags else ""
         if named:
             return named
+        if "application" in tags and "controller" in tags:
+            # Rails names itself nowhere else.
+            return "activerecord"
     first = executions[0]
     found = style_of(first)
     if not found:
@@ -174,12 +176,9 @@ def style_of(execution: Execution) -> str:
         sql = _COMMENT.sub("", sql, count=1)
     language = language_of(execution)
     for style in _STYLES:
-        if (not language or style.language in (language, "js")) and style.pattern.match(sql):
-            if style.framework == "seaorm" and language != "rust":
-                continue
+        known = language == style.language
+        if (known or not (language or style.shared)) and style.pattern.match(sql):
             return style.framework
-    if _ECLIPSELINK.match(sql) and (language == _JVM or (not language and _IN_CAPITALS.match(sql))):
-        return "eclipselink"
     return ""
 
 
