@@ -13,18 +13,18 @@ from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.repetition import VOLATILE, is_tool, subject_of
+from pgtattle.analyzers.repetition import is_tool, subject_of
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.sql.calls import answers_vary
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
 from pgtattle.analyzers.tally import Tallies, Tally
+from pgtattle.analyzers.unchanged import MAX_CHANGES
 from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import RepeatEvidence, Severity, Suggestion
 
 MIN_UNITS: Final = 20
-MAX_CHANGES: Final = 0.1
-"""Changes for each read beyond which nothing is gained by keeping it."""
 MANY: Final = 100
 MAX_READS: Final = 10_000
 
@@ -94,12 +94,13 @@ class Cacheable(Analyzer):
             sample = self._samples.of(execution.id)
             if sample is None or not sample.digest or is_tool(execution.connection.application):
                 continue
-            values = hash(execution.values)
+            # Policies of rows see the user and the settings.
+            values = hash((execution.values, execution.context, execution.connection.user))
             key = (execution.connection.database, text.statement.fingerprint, values)
             read = self._reads.get(key)
             if read is None:
                 tables = subject_of(text, self._facts)
-                if not tables or VOLATILE.search(text.statement.sql) or text.tags.get("pgtattle") == "ignore":
+                if not tables or answers_vary(text.statement.sql) or text.tags.get("pgtattle") == "ignore":
                     continue
                 read = _Read(execution.ended_ns, sample.digest)
                 self._reads.put(key, read)

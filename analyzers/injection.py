@@ -27,6 +27,8 @@ from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.schema import Confidence, InjectionEvidence, Severity, Suggestion
 
 MIN_EXECUTIONS: Final = 50
+MIN_QUOTED: Final = 3
+"""Different values with a quote in them that passed, and no error of syntax: they are escaped."""
 MIN_VALUES: Final = 10
 MAX_VALUES: Final = 64
 MAX_STATEMENTS: Final = 32
@@ -47,9 +49,11 @@ _BROKEN: Final = "a quote that breaks the statement"
 
 
 class _Place:
-    """What followed one beginning of a statement: `values` as hashes, `statements` as normal forms."""
+    """What followed one beginning of a statement: `values` as hashes, `quoted` those with a quote in them, `statements`
+    as normal forms.
+    """
 
-    __slots__ = ("commented", "errors", "executions", "next_at", "stacked", "statements", "tally", "values")
+    __slots__ = ("commented", "errors", "executions", "next_at", "quoted", "stacked", "statements", "tally", "values")
 
     def __init__(self) -> None:
         self.executions = 0
@@ -59,7 +63,13 @@ class _Place:
         self.tally = Tally()
         self.next_at = 1
         self.values: set[int] = set()
+        self.quoted: set[int] = set()
         self.statements: dict[str, str] = {}
+
+    @property
+    def escaped(self) -> bool:
+        """True where a driver or an ORM escapes the values: what is strange behind them is the application's own."""
+        return len(self.quoted) >= MIN_QUOTED and not self.errors
 
 
 class Injection(Analyzer):
@@ -105,6 +115,8 @@ class Injection(Analyzer):
             place.commented = place.commented or _ends_in_comment(text)
             if len(place.values) < MAX_VALUES:
                 place.values.add(hash(slot.value))
+            if "'" in slot.value and len(place.quoted) < MIN_QUOTED:
+                place.quoted.add(hash(slot.value))
             if statement.fingerprint not in place.statements and len(place.statements) < MAX_STATEMENTS:
                 place.statements[statement.fingerprint] = statement.sql
         return ()
@@ -226,12 +238,23 @@ def _finding(sign: _Sign, place: _Place) -> Finding:
         severity, confidence = "critical", "likely"
     elif _ALONE & set(signs) or burst:
         severity = "high"
+    what = f"a value changed the structure of a {statement.command}"
+    look = (
+        f"Look where this text is put together, and bind ${sign.slot} as a parameter: a bound value cannot change the "
+        "statement."
+    )
+    if place.escaped and _BROKEN not in signs:
+        severity, confidence = "info", "candidate"
+        what = f"a {statement.command} goes on in a new way behind an escaped value"
+        look = (
+            f"Values with quotes pass as ${sign.slot}, so the driver or ORM escapes them: likely the code wrote this."
+        )
     return Finding(
         rule="injection-signal",
         subject="\0".join((sign.application, sign.database, usual)),
         severity=severity,
         confidence=confidence,
-        title=f"a value changed the structure of a {statement.command}: {', '.join(signs)}",
+        title=f"{what}: {', '.join(signs)}",
         fingerprints=tuple(dict.fromkeys((*place.statements, statement.fingerprint)))[:2],
         sql=statement.sql,
         count=place.tally.count,
@@ -248,8 +271,7 @@ def _finding(sign: _Sign, place: _Place) -> Finding:
             sqlstate=sign.sqlstate,
         ),
         suggestion=Suggestion(
-            text=f"Look where this text is put together, and bind ${sign.slot} as a parameter: a bound value cannot "
-            "change the statement. Whether someone tries it from outside, the application's own log of requests tells.",
+            text=f"{look} Whether someone tries it from outside, the application's own log of requests tells.",
             sql=usual,
         ),
         at_ns=place.tally.last_ns,

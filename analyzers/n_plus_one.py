@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, NamedTuple
 
+from pgtattle.analyzers.advice_words import eager_loading
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.bodies import Body, bodies
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.frameworks import word_of_framework
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.parents import is_each
@@ -42,24 +42,6 @@ MAX_REWRITTEN: Final = 5
 """Loops of a body for which one query is looked for."""
 
 # By the name of a framework or driver: what the batch is called there.
-_EAGER: Final = (
-    ("django", "select_related() or prefetch_related()"),
-    ("sqlalchemy", "selectinload() or joinedload()"),
-    ("rails", "includes() or preload()"),
-    ("activerecord", "includes() or preload()"),
-    ("laravel", "with()"),
-    ("eloquent", "with()"),
-    ("hibernate", "JOIN FETCH or @BatchSize"),
-    ("spring", "JOIN FETCH or @BatchSize"),
-    ("prisma", "include, or one findMany() with in"),
-    ("sequelize", "include"),
-    ("typeorm", "relations or leftJoinAndSelect()"),
-    ("entityframework", "Include()"),
-    ("gorm", "Preload()"),
-    ("peewee", "a join in the select, or prefetch()"),
-    ("tortoise", "prefetch_related() or select_related()"),
-)
-
 Tables = Callable[[Execution], tuple[str, ...]]
 
 
@@ -332,7 +314,7 @@ def _query_of(loop: Repetition) -> str:
 def _advice(body: Body, about: _About) -> str:
     loop = body.loops[0]
     count = len(loop.executions)
-    eager = word_of_framework(loop.executions, _EAGER)
+    eager = eager_loading(loop.executions, [loop.parent.execution] if loop.parent is not None else ())
     if loop.walk:
         words = [
             f"Each turn asks for what an earlier one answered in {loop.walk}: WITH RECURSIVE reads the whole of it in "

@@ -5,8 +5,10 @@ application that never does. Out of scope: text that changes its structure with 
 
 Whether a connection binds decides what pasted text means. A connection that never did belongs to a driver that binds
 in the client (psycopg2, Django's default): its text is escaped, and one `info` for the whole application says so. On a
-connection that binds, a statement with varying literals was put together by hand. Until a connection binds it counts
-for the first class; its early executions move over when it does.
+connection that binds, a statement with varying literals was put together by hand, unless something else quotes it: an
+ORM that binds its writes and none of its reads, or whatever it was that made values with quotes in them pass. Those of
+a class are one `info`, too. Until a connection binds it counts for the first class; its early executions move over when
+it does.
 
 Values are kept as hashes, so that nothing a user typed stays in memory.
 """
@@ -17,8 +19,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
+from pgtattle.analyzers.advice_words import server_binding
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
+from pgtattle.analyzers.frameworks import is_generated
+from pgtattle.analyzers.plural import plural
 from pgtattle.analyzers.repetition import is_catalogue, is_tool
 from pgtattle.analyzers.sql.facts_cache import FactsCache
 from pgtattle.analyzers.sql.texts import Bounded
@@ -32,6 +37,15 @@ MIN_VALUES: Final = 10
 MIN_STATEMENTS: Final = 3
 MIN_VARYING: Final = 3
 MIXED_SHARE: Final = 0.5
+MIN_QUOTED: Final = 2
+"""Different values with a quote in them that passed: those that nobody escapes end a literal early."""
+NO_READS: Final = 0.05
+"""Of a class's reads that bind: so few that its driver or ORM binds none."""
+
+_QUOTED: Final = (
+    "Its driver or ORM writes the values into the text, which is safe where it does the quoting, but each text is "
+    "planned anew and hand-made SQL cannot be told apart."
+)
 
 MAX_CONNECTIONS: Final = 1_000
 MAX_CLASSES: Final = 500
@@ -53,12 +67,31 @@ _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]|$)")
 
 
 class _Pasted:
-    """One statement of one class, with literals in it. `values` are hashes by placeholder."""
+    """One statement of one class, with literals in it. `values` are hashes by placeholder, `quoted` those of values
+    with a quote in them that passed. `generated`: an ORM wrote it; `inlined`: it counts for its class.
+    """
 
-    __slots__ = ("both", "most_values", "next_at", "places", "sample", "tally", "texts", "values")
+    __slots__ = (
+        "both",
+        "generated",
+        "inlined",
+        "most_values",
+        "next_at",
+        "places",
+        "quoted",
+        "read",
+        "sample",
+        "tally",
+        "texts",
+        "values",
+    )
 
-    def __init__(self, places: frozenset[int]) -> None:
+    def __init__(self, places: frozenset[int], read: bool, generated: bool) -> None:
         self.places = places
+        self.read = read
+        self.generated = generated
+        self.inlined = False
+        self.quoted: set[int] = set()
         self.tally = Tally()
         self.most_values = 0
         self.both = False
@@ -79,21 +112,41 @@ class _Pasted:
                     continue
                 seen = self.values[slot.number] = set()
                 self.sample[slot.number] = f"<{slot.kind} {len(slot.value)}> in {slot.where}"
+            if "'" in slot.value and len(self.quoted) < MIN_QUOTED and execution.sqlstate is None:
+                self.quoted.add(hash(slot.value))
             if len(seen) < MAX_VALUES:
                 seen.add(hash(slot.value))
                 self.most_values = max(self.most_values, len(seen))
 
 
 class _Class:
-    """One class: executions that bind, a tally of those that paste, the statements that do so with several values."""
+    """One class: executions that bind, a tally of those that paste, the statements that do so with several values.
 
-    __slots__ = ("bound", "next_at", "pasted", "varying")
+    Of a class that binds, `inlined` counts the executions of those that its driver or ORM writes, and `varying` has
+    these. Its reads are counted by whether they were `generated`: an ORM may bind none beside hand-made SQL that does,
+    and the other way round. `by_hand` are reads that were not, with several values.
+    """
+
+    __slots__ = ("bound", "bound_reads", "by_hand", "inlined", "next_at", "pasted", "pasted_reads", "varying")
 
     def __init__(self) -> None:
         self.bound = 0
+        self.bound_reads = [0, 0]
+        self.pasted_reads = [0, 0]
         self.pasted = Tally()
+        self.inlined = Tally()
+        self.by_hand: set[str] = set()
         self.varying: dict[str, int] = {}
         self.next_at = MIN_EXECUTIONS
+
+    def inlines(self, pasted: _Pasted) -> bool:
+        """True where a driver or an ORM wrote the values of a statement into it, and quoted them."""
+        if len(pasted.quoted) >= MIN_QUOTED:
+            return True
+        alike = int(pasted.generated)
+        if pasted.both or self.bound_reads[alike] > NO_READS * self.pasted_reads[alike]:
+            return False
+        return pasted.generated or (pasted.read and len(self.by_hand) >= MIN_STATEMENTS)
 
 
 class _Connection:
@@ -124,6 +177,7 @@ class Unparameterized(Analyzer):
         self._classes: Bounded[ConnectionClass, _Class] = Bounded(MAX_CLASSES)
         self._pasted: Bounded[tuple[ConnectionClass, str], _Pasted] = Bounded(MAX_STATEMENTS)
         self._places: Bounded[str, frozenset[int]] = Bounded(MAX_PLACES)
+        self._generated: Bounded[str, bool] = Bounded(MAX_PLACES)
 
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count an execution; a finding when a threshold is crossed, then at each doubling."""
@@ -139,6 +193,8 @@ class Unparameterized(Analyzer):
             return ()
         if execution.binds:
             connection.of_class.bound += 1
+            if text.statement.kind == "read":
+                connection.of_class.bound_reads[self._is_generated(text)] += 1
         literals = [slot for slot in slots if not slot.parameter and slot.where in _CLAUSES]
         if not literals or text.truncated or text.tags.get("pgtattle") == "ignore":
             return ()
@@ -184,7 +240,7 @@ class Unparameterized(Analyzer):
             if places is None:
                 places = self._find_places(execution.text)
                 self._places.put(statement.fingerprint, places)
-            pasted = _Pasted(places)
+            pasted = _Pasted(places, statement.kind == "read", self._is_generated(execution.text))
             self._pasted.put(key, pasted)
         slots = [slot for slot in literals if slot.number in pasted.places and _is_value(slot)]
         if not slots:
@@ -200,12 +256,38 @@ class Unparameterized(Analyzer):
                     of_class.varying[statement.fingerprint] = pasted.tally.count
                 if of_class.pasted.count >= of_class.next_at and len(of_class.varying) >= MIN_STATEMENTS:
                     of_class.next_at = 2 * of_class.pasted.count
-                    return (_of_application(connection.key, of_class),)
-        elif pasted.tally.count >= pasted.next_at and pasted.most_values >= MIN_VALUES:
+                    return (_of_application(connection.key, of_class, server_binding(execution)),)
+            return ()
+        if pasted.read:
+            of_class.pasted_reads[pasted.generated] += 1
+            if pasted.most_values >= MIN_VARYING and not pasted.generated and len(of_class.by_hand) < MIN_STATEMENTS:
+                of_class.by_hand.add(statement.fingerprint)
+        if pasted.inlined:
+            of_class.inlined.add(execution.duration_ns, execution.ended_ns)
+            of_class.varying[statement.fingerprint] = pasted.tally.count
+        if pasted.tally.count >= pasted.next_at and pasted.most_values >= MIN_VALUES:
             pasted.next_at = 2 * pasted.tally.count
+            if of_class.inlines(pasted):
+                return self._inline(connection.key, of_class, pasted, statement)
             tables = self._facts.of(execution.text).tables[:3]
             return (_of_statement(connection.key, of_class, pasted, statement, tables),)
         return ()
+
+    def _is_generated(self, text: Text) -> bool:
+        found = self._generated.get(text.statement.fingerprint)
+        if found is None:
+            found = is_generated(text.sql)
+            self._generated.put(text.statement.fingerprint, found)
+        return found
+
+    @staticmethod
+    def _inline(key: ConnectionClass, of_class: _Class, pasted: _Pasted, statement: Statement) -> Iterable[Finding]:
+        """A statement of a driver or an ORM: told with the others of its class."""
+        if not pasted.inlined and len(of_class.varying) < MAX_VARYING:
+            pasted.inlined = True
+            of_class.varying[statement.fingerprint] = pasted.tally.count
+            of_class.inlined.add(pasted.tally.total_ns, pasted.tally.last_ns, pasted.tally.count)
+        return (_of_application(key, of_class, ""),)
 
     def _class(self, key: ConnectionClass) -> _Class:
         found = self._classes.get(key)
@@ -233,10 +315,17 @@ def _of_statement(
 ) -> Finding:
     share = of_class.bound / max(1, of_class.bound + of_class.pasted.count)
     severity: Severity = "high" if pasted.both or share >= MIXED_SHARE else "medium"
+    varying = sorted(number for number, seen in pasted.values.items() if len(seen) >= MIN_VALUES)
+    slots = ", ".join(f"${number}" for number in varying)
+    advice = f"Pass {slots} as bound parameters"
+    if of_class.inlines(pasted):
+        severity = "info"
+        advice = f"{_QUOTED} {advice} where it can."
+    else:
+        advice += ", as the rest of the application does: pasted values are open to injection and cost a plan each."
     count = pasted.tally.count
     values = pasted.most_values
     often = f"{values}+" if values >= MAX_VALUES else str(values)
-    varying = sorted(number for number, seen in pasted.values.items() if len(seen) >= MIN_VALUES)
     return Finding(
         rule="unparameterized",
         subject=statement.fingerprint,
@@ -259,8 +348,7 @@ def _of_statement(
             examples=[pasted.sample[number] for number in varying],
         ),
         suggestion=Suggestion(
-            text=f"Pass {', '.join(f'${number}' for number in varying)} as bound parameters, as the rest of the "
-            "application does: pasted values are open to injection and cost a plan each.",
+            text=advice,
             sql=statement.sql,
         ),
         at_ns=pasted.tally.last_ns,
@@ -269,36 +357,42 @@ def _of_statement(
     )
 
 
-def _of_application(key: ConnectionClass, of_class: _Class) -> Finding:
+def _of_application(key: ConnectionClass, of_class: _Class, how: str) -> Finding:
     statements = len(of_class.varying)
     most = sorted(of_class.varying, key=lambda fingerprint: -of_class.varying[fingerprint])[:MAX_NAMED]
+    tally = of_class.inlined if key.binds else of_class.pasted
+    carry = (
+        f"{plural(statements, 'statement')} {'carries its' if statements == 1 else 'carry their'} values in the text"
+    )
     return Finding(
         rule="unparameterized",
-        subject="\0".join((key.application, key.database, key.client_host)),
+        subject="\0".join((key.application, key.database, key.client_host, *(("inlined",) if key.binds else ()))),
         severity="info",
         confidence="likely",
-        title=f"{key.application} binds no parameters: {statements} statements carry their values in the text",
+        title=f"{key.application} quotes values by its driver or ORM: {carry}"
+        if key.binds
+        else f"{key.application} binds no parameters: {carry}",
         fingerprints=tuple(most),
-        count=of_class.pasted.count,
-        total_ns=of_class.pasted.total_ns,
+        count=tally.count,
+        total_ns=tally.total_ns,
         evidence=PastedEvidence(
             application=key.application,
-            executions=of_class.pasted.count,
+            executions=tally.count,
             texts=0,
             slots=[],
             values=0,
-            bound_share=0.0,
+            bound_share=of_class.bound / max(1, of_class.bound + of_class.pasted.count) if key.binds else 0.0,
             statements=statements,
             examples=[],
         ),
         suggestion=Suggestion(
-            text="Its driver binds in the client, which is safe where the driver does the quoting, but each text is "
-            "planned anew and hand-made SQL cannot be told apart. Bind in the server: psycopg 3, in Django "
-            "OPTIONS = {'server_side_binding': True}, in pgjdbc preferQueryMode=extended."
+            text=f"{_QUOTED} Pass them as parameters where it can."
+            if key.binds
+            else f"{_QUOTED} Bind in the server {how}."
         ),
-        at_ns=of_class.pasted.last_ns,
-        tally=of_class.pasted,
-        draw=lambda: _of_application(key, of_class),
+        at_ns=tally.last_ns,
+        tally=tally,
+        draw=lambda: _of_application(key, of_class, how),
     )
 
 

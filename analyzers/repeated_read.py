@@ -6,18 +6,25 @@ client that waits between two looks wants to see a change.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import BURST_PAUSE_NS, Repetition, Repetitions, usual_pause_ns
+from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.schema import Confidence, RepeatEvidence, Severity, Suggestion, UnitRef
 
 MANY: Final = 10
 POLL_GAP_NS: Final = 250_000_000
+"""Between two looks, where the unit does something else meanwhile."""
+IDLE_GAP_NS: Final = 50_000_000
+"""Between two looks, where it does nothing else: it sleeps."""
+_WORK: Final = frozenset(("read", "write", "copy", "ddl", "utility"))
 
 
 class RepeatedRead(Analyzer):
@@ -48,7 +55,25 @@ def _heard(unit: Unit, repeat: Repetition) -> bool:
 
 def _is_poll(unit: Unit, repeat: Repetition) -> bool:
     """True where the client waits before it asks again; in a burst, who waits a little may be the next request."""
-    return usual_pause_ns(repeat.executions) > (BURST_PAUSE_NS if unit.kind == "burst" else POLL_GAP_NS)
+    if unit.kind == "burst":
+        return usual_pause_ns(repeat.executions) > BURST_PAUSE_NS
+    work = [execution.id for execution in unit.executions if execution.text.statement.kind in _WORK]
+    places = {number: place for place, number in enumerate(work)}
+    idle = sum(places[after.id] == places[before.id] + 1 for before, after in pairwise(repeat.executions))
+    sleeps = idle >= MOST * (len(repeat.executions) - 1)
+    return usual_pause_ns(repeat.executions) > (IDLE_GAP_NS if sleeps else POLL_GAP_NS)
+
+
+def _is_cycle(unit: Unit, repeat: Repetition) -> bool:
+    """True where a connection did everything about as often: it may have served one request after another."""
+    if unit.kind != "connection" or unit.confidence == "strong":
+        return False
+    counts = Counter(
+        execution.text.statement.fingerprint
+        for execution in unit.executions
+        if execution.text.statement.kind in ("read", "write")
+    )
+    return 2 * min(counts.values()) > len(repeat.executions)
 
 
 def _finding(unit: Unit, repeat: Repetition) -> Finding:
@@ -57,7 +82,7 @@ def _finding(unit: Unit, repeat: Repetition) -> Finding:
     confidence: Confidence = "likely"
     if unit.confidence == "strong":
         severity = "medium" if count >= MANY else "low"
-    elif unit.confidence == "weak":
+    if unit.confidence == "weak" or not repeat.compared or _is_cycle(unit, repeat):
         severity, confidence = "info", "candidate"
     place = "burst of one connection" if unit.kind == "burst" else unit.kind
     route = f" (route {unit.route})" if unit.route else ""
@@ -85,10 +110,19 @@ def _finding(unit: Unit, repeat: Repetition) -> Finding:
             database_ms=repeat.total_ns / 1e6,
             signal=unit.signal,
         ),
-        suggestion=Suggestion(
-            text=f"Read it once and keep the result for the length of the {place}: "
-            f"{count - 1} of {count} executions asked what was known already."
-        ),
+        suggestion=Suggestion(text=_advice(count, place, repeat.compared)),
         at_ns=unit.ended_ns,
         unit_id=unit.id,
+    )
+
+
+def _advice(count: int, place: str, compared: bool) -> str:
+    if compared:
+        return (
+            f"Read it once and keep the result for the length of the {place}: "
+            f"{count - 1} of {count} executions asked what was known already."
+        )
+    return (
+        f"Where the {place} may keep the result of the first, the other {count - 1} are not needed. Their results were "
+        "too large, or too many, to be compared: only the numbers of rows are known to be the same."
     )

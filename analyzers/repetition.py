@@ -17,16 +17,18 @@ from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from pgtattle.analyzers.feeds import Results
+from pgtattle.analyzers.frameworks import application_of
 from pgtattle.analyzers.keys import Keys
 from pgtattle.analyzers.parents import LEAST, Loop, Parent, Parents
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.sql.calls import answers_vary
 from pgtattle.analyzers.sql.facts_cache import FactsCache
+from pgtattle.analyzers.unchanged import Unchanged
 from pgtattle.analyzers.values import (
     MOST,
     NO_FINDER,
     Finder,
     Key,
-    Values,
     are_known,
     finder_of,
     is_listed,
@@ -53,10 +55,6 @@ PROVEN: Final = 0.6
 
 _RETRYABLE: Final = frozenset(("40001", "40P01", "55P03", "57014"))
 _LOCKS: Final = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share|key\s+share)\b", re.IGNORECASE)
-VOLATILE: Final = re.compile(
-    r"\b(?:nextval|random|gen_random_uuid|uuid_generate_v\w+|clock_timestamp|statement_timestamp|timeofday|pg_\w+)\s*\(",
-    re.IGNORECASE,
-)
 _TOOLS: Final = re.compile(
     r"(?:psql|pg_dump|pg_restore|pgadmin|dbeaver|datagrip|tableplus|pgcli|navicat|pgbench|flyway|liquibase|alembic"
     r"|dbmate|sqitch|golang-migrate|pgtattle)\b",
@@ -78,10 +76,11 @@ class Repetition:
     `distinct` counts different values. `keys` are the placeholders that a loop varies; none where their number does.
     `finder` has their columns. `parent` gave a loop its values, surely or likely; or it is a
     `walk`, and that column of its own results did. `read_before` is the last read before the first of them that is
-    itself not repeated: where the values may come from.
+    itself not repeated: where the values may come from. `compared`: the answers of a repeat are known to be the same.
     """
 
     __slots__ = (
+        "compared",
         "distinct",
         "executions",
         "finder",
@@ -105,7 +104,9 @@ class Repetition:
         keys: Sequence[Key] = (),
         finder: Finder = NO_FINDER,
         walk: str = "",
+        compared: bool = False,
     ) -> None:
+        self.compared = compared
         self.parent = parent
         self.walk = walk
         self.keys = keys
@@ -162,6 +163,7 @@ class Repetitions:
         self._samples = samples
         self._keys = keys
         self._parents = Parents(keys)
+        self._unchanged = Unchanged(facts, samples)
         self._unit: Unit | None = None
         self._found: list[Repetition] = []
 
@@ -178,7 +180,7 @@ class Repetitions:
         executions = unit.executions
         if len(executions) < least:
             return []
-        if unit.confidence != "strong" and is_tool(executions[0].connection.application):
+        if unit.confidence != "strong" and is_tool(application_of(executions[0])):
             return []
         groups: dict[tuple[str, str, str, str], list[int]] = {}
         paths: dict[int, str] = {}
@@ -265,10 +267,12 @@ class Repetitions:
                 return None
             finder = finder_of(keys, compared)
             return Repetition("loop", executions, len(distinct), tables, before, parent, keys, finder, walk)
-        again = self._unchanged(all_, group, values, tables)
-        if len(again) < self._repeat_min or VOLATILE.search(text.statement.sql):
+        if answers_vary(text.statement.sql):
             return None
-        return Repetition("repeat", again, len(distinct), tables, before)
+        again = self._unchanged.of(all_, group, values, tables)
+        if len(again.executions) < self._repeat_min:
+            return None
+        return Repetition("repeat", again.executions, len(distinct), tables, before, compared=again.compared)
 
     def tables(self, execution: Execution) -> tuple[str, ...]:
         """The tables of an execution's statement."""
@@ -296,33 +300,6 @@ class Repetitions:
                 )
                 break
         return followed >= MOST * len(group)
-
-    def _unchanged(
-        self, all_: Sequence[Execution], group: list[int], values: list[Values], tables: tuple[str, ...]
-    ) -> list[Execution]:
-        """The longest row of executions with the same values, the same result and no write of their tables between."""
-        best: list[int] = []
-        rows: dict[Values, list[int]] = {}
-        digests: dict[Values, int] = {}
-        position = group[0]
-        for index, value in zip(group, values, strict=True):
-            if any(
-                execution.statement.kind in ("write", "ddl", "copy")
-                and not set(tables).isdisjoint(self._facts.of(execution.text).tables or tables)
-                for execution in all_[position:index]
-            ):
-                rows.clear()
-            position = index
-            sample = self._samples.of(all_[index].id)
-            if sample is not None and sample.digest != digests.setdefault(value, sample.digest):
-                # Others write too: who reads again to see a change asks for what was not known.
-                digests[value] = sample.digest
-                rows.pop(value, None)
-            row = rows.setdefault(value, [])
-            row.append(index)
-            if len(row) > len(best):
-                best = row
-        return [all_[index] for index in best]
 
 
 def subject_of(text: Text, facts: FactsCache) -> tuple[str, ...]:

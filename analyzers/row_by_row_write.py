@@ -14,9 +14,10 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import ClassVar, Final
 
+from pgtattle.analyzers.advice_words import bulk_writing
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.frameworks import word_of_framework
+from pgtattle.analyzers.frameworks import application_of
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.questions import Answer
 from pgtattle.analyzers.repetition import (
@@ -53,16 +54,6 @@ _TYPES: Final = {
 _LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": "text"}
 _INSERT: Final = "one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…))"
 _MERGE: Final = "write them with one MERGE … USING (VALUES …, …) or USING unnest(…), in which no key is twice"
-_BULK: Final = (
-    ("django", "bulk_create(), bulk_update() or a queryset's update()"),
-    ("sqlalchemy", "session.execute(insert(…), [rows]) or a bulk update()"),
-    ("rails", "insert_all() or update_all()"),
-    ("activerecord", "insert_all() or update_all()"),
-    ("laravel", "insert([...]) or upsert()"),
-    ("hibernate", "hibernate.jdbc.batch_size, or one JPQL update"),
-    ("prisma", "createMany() or updateMany()"),
-    ("gorm", "Create(&rows) with a slice, or CreateInBatches()"),
-)
 
 
 class RowByRowWrite(Analyzer):
@@ -78,7 +69,7 @@ class RowByRowWrite(Analyzer):
     def unit(self, unit: Unit) -> Iterable[Outcome]:
         """The loops of writes of a complete unit, and questions about what would replace them."""
         executions = unit.executions
-        if len(executions) < self._least or is_tool(executions[0].connection.application):
+        if len(executions) < self._least or is_tool(application_of(executions[0])):
             return ()
         groups: dict[tuple[str, str, str], list[int]] = {}
         for index, execution in enumerate(executions):
@@ -244,15 +235,15 @@ def _finding(
             committed_alone=alone,
             checked=checked,
         ),
-        suggestion=Suggestion(text=_advice(executions, alone, checked, finder)),
+        suggestion=Suggestion(text=_advice(unit, executions, alone, checked, finder)),
         at_ns=unit.ended_ns,
         unit_id=unit.id,
     )
 
 
-def _advice(executions: Sequence[Execution], alone: bool, checked: bool, finder: Finder) -> str:
+def _advice(unit: Unit, executions: Sequence[Execution], alone: bool, checked: bool, finder: Finder) -> str:
     statement = executions[0].text.statement
-    bulk = word_of_framework(executions, _BULK) if statement.command != "MERGE" else ""
+    bulk = bulk_writing(executions, unit.executions) if statement.command != "MERGE" else ""
     how = f"use {bulk}" if bulk else _how(statement, finder)
     words = [f"{len(executions)} round trips write what one can: {how}"]
     if checked:

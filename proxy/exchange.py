@@ -179,6 +179,7 @@ class Exchanges:
             transaction=transaction,
             status=status,
             settings=self.tags.now,
+            context=self.tags.context,
             command_tag=one.tag,
             rows=running.rows if one.rows is None or running.suspended else one.rows,
             bytes_sent=running.sent,

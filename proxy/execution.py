@@ -25,8 +25,9 @@ class Execution:
     came in an earlier exchange: dynamic tags of its comment are then stale. `transaction` is 0 in autocommit, else a
     number that is unique on its connection; `status` is the server's answer at the end of the exchange: `I`, `T`, `E`,
     or `?` when the connection ended before. `settings` are tags from application_name and set_config in force at the
-    start. `stalled_ns` is the part of `ended_ns - started_ns` in which the client took no rows; `duration_ns` is the
-    rest: server time, from the last byte of the request to the last of the answer.
+    start, `context` is a number for the settings that its answer may depend on (`proxy.tags`). `stalled_ns` is the part
+    of `ended_ns - started_ns` in which the client took no rows; `duration_ns` is the rest: server time, from the last
+    byte of the request to the last of the answer.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Execution:
         "bytes_sent",
         "command_tag",
         "connection",
+        "context",
         "duration_ns",
         "ended_ns",
         "exchange",
@@ -73,6 +75,7 @@ class Execution:
         transaction: int = 0,
         status: str = "I",
         settings: Mapping[str, str] = NO_SETTINGS,
+        context: int = 0,
         command_tag: str = "",
         rows: int = 0,
         bytes_sent: int = 0,
@@ -97,6 +100,7 @@ class Execution:
         self.transaction: Final = transaction
         self.status: Final = status
         self.settings: Final = settings
+        self.context: Final = context
         self.command_tag: Final = command_tag
         self.rows: Final = rows
         self.bytes_sent: Final = bytes_sent

@@ -112,7 +112,7 @@ def sample(
     ]
     columns = [None if field.type in _SKIPPED else Column(field) for field in described]
     kept = [column for column in columns if column is not None]
-    if not kept:
+    if not described:
         return None
     plain = codec is UTF8
     for row in rows:

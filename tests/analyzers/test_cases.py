@@ -27,6 +27,7 @@ from pgtattle.proxy.events import Connection, Parameter, Text, Unit
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.pipeline import END_OF_TIME_NS
 from pgtattle.proxy.settings import RuleSettings
+from pgtattle.proxy.tags import SessionTags
 from pgtattle.proxy.units import Units
 from pgtattle.proxy.wire.rows import Column, Field, Sample, hashed
 
@@ -155,6 +156,7 @@ class Replay:
         self.records: dict[str, Connection] = {}
         self.transactions: dict[str, int] = {}
         self.begun: dict[str, int] = {}
+        self.tags: dict[str, SessionTags] = {}
 
     def run(self) -> list[Finding]:
         for step in self.case.traffic:
@@ -226,6 +228,7 @@ class Replay:
         self.tick(None)
         name = statements[0][0]
         record = self.record(name)
+        tags = self.tags.setdefault(name, SessionTags())
         made: list[dict[str, Any]] = []
         for position, (_, text, parameters) in enumerate(statements):
             if text.statement.command == "BEGIN":
@@ -239,6 +242,7 @@ class Replay:
             self.tick(record.id)
             self.ids += 1
             self.sample(step, counters)
+            tags.executed(text, parameters, step.error is None)
             made.append(
                 {
                     "id": self.ids,
@@ -253,7 +257,8 @@ class Replay:
                     "position": position,
                     "siblings": len(statements),
                     "transaction": transaction,
-                    "settings": step.settings,
+                    "settings": step.settings or tags.now,
+                    "context": tags.context,
                     "rows": len(next(iter(step.result.values()))) if step.result else step.rows,
                     "sqlstate": step.error,
                     "started_ns": started,
@@ -263,6 +268,8 @@ class Replay:
                 }
             )
         status = "T" if self.transactions.get(name) else "I"
+        if status == "I":
+            tags.transaction_ended(committed=statements[-1][1].statement.command != "ROLLBACK")
         for execution in made:
             self.take(Execution(**execution, status=status))
 

@@ -430,6 +430,49 @@ def test_watched_settings_are_tags_for_as_long_as_they_last() -> None:
     assert settings_after(talk, "DISCARD ALL", "DISCARD ALL") == {}
 
 
+def context_after(talk: Talk, sql: str, status: str = "I") -> int:
+    talk.client(query(sql)).server(complete(sql.split()[0]), ready(status))
+    return talk.executions[-1].context
+
+
+def test_settings_that_answers_depend_on_make_a_context() -> None:
+    talk = Talk()
+    first = context_after(talk, "SET app.tenant = 'a'")
+    assert first != 0
+    assert context_after(talk, "SET app.tenant TO 'b' /* of 'a' */") != first
+    assert context_after(talk, "SELECT set_config('app.tenant', 'a', false)") == first
+    assert context_after(talk, "SET statement_timeout = 5") == first
+    assert context_after(talk, "SET app.request_id = 'r1'") == first
+    inside = [context_after(talk, "BEGIN", "T"), context_after(talk, "SET LOCAL ROLE reader", "T")]
+    assert inside[0] == first != inside[1]
+    assert context_after(talk, "SELECT 1", "T") == inside[1]
+    context_after(talk, "COMMIT")
+    assert context_after(talk, "SELECT 1") == first
+    assert context_after(talk, "RESET app.tenant") == 0
+
+
+@pytest.mark.parametrize(
+    ("set_", "reset"),
+    [
+        ("SET ROLE a", "SET ROLE NONE"),
+        ("SET SESSION ROLE 'a'", "RESET ROLE"),
+        ("SET SESSION AUTHORIZATION a", "SET SESSION AUTHORIZATION DEFAULT"),
+        ("SET LOCAL SESSION AUTHORIZATION a", "RESET SESSION AUTHORIZATION"),
+        ("SET search_path TO a, public", "SET search_path TO DEFAULT"),
+        ("SET SCHEMA 'a'", "RESET search_path"),
+        ("SET TIME ZONE 'UTC'", "SET TIME ZONE LOCAL"),
+        ('SET SESSION "app.user" = 7', "RESET ALL"),
+        ("SET ROLE a", "DISCARD ALL"),
+        ("SELECT set_config('request.jwt.claims', '{}', false)", "RESET ALL"),
+    ],
+)
+def test_ways_to_set_what_answers_depend_on(set_: str, reset: str) -> None:
+    talk = Talk()
+    context_after(talk, "BEGIN", "T")
+    assert context_after(talk, set_, "T") != 0
+    assert context_after(talk, reset, "T") == 0
+
+
 def test_set_config_with_bound_values() -> None:
     talk = Talk().client(parse("SELECT set_config($1, $2, $3)"), bind(b"app.job_id", b"j7", b"f"), execute(), SYNC)
     talk.server(PARSED, BOUND, complete("SELECT 1"), ready())
@@ -664,7 +707,10 @@ def test_the_formats_of_bind_count_not_those_that_were_described_for_another_por
 def test_rows_of_floats_drive_no_loop() -> None:
     talk = Talk()
     talk.client(query("SELECT 2")).server(described(("f", 701)), row(b"1"), row(b"2"), complete("SELECT 2"), ready())
-    assert (talk.only.rows, talk.samples.of(1)) == (2, None)
+    sample = talk.samples.of(1)
+    assert sample is not None
+    assert (talk.only.rows, sample.columns) == (2, [])
+    assert sample.digest != 0
 
 
 def test_single_rows_are_sampled_up_to_so_many_a_second() -> None:
