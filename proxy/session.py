@@ -20,7 +20,7 @@ from pgtattle.analyzers.sql.texts import unreadable
 from pgtattle.proxy.asked import Asked, Request
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Parameter, Text
-from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Running
+from pgtattle.proxy.exchange import UNSEEN, Done, Exchanges, Portal, Prepared, Running
 from pgtattle.proxy.execution import Execution
 from pgtattle.proxy.named import MAX_STATEMENTS, Named
 from pgtattle.proxy.reading import ENCODING, NOT_TEXT, Read
@@ -101,7 +101,7 @@ class Session:
     def statement(self, frame: bytes) -> None:
         """A named statement that is live: its Parse frame."""
         name, sql, types = messages.parse(frame[5:], True)
-        self._named.statements[name] = self._asked.prepare(name, sql, types, True, 0)
+        self._named.statements[name] = self._asked.prepare(name, sql, types, True, 0, UNSEEN)
 
     def resync(self, status: str, at_ns: int) -> None:
         """In sync and quiescent from here on, after a gap; what was open before it is forgotten."""
@@ -259,7 +259,7 @@ class Session:
 
     def _unknown(self, name: bytes) -> Prepared:
         """A statement made before anyone looked, or by SQL's PREPARE."""
-        return self._asked.prepare(name, b"", (), True, 0)
+        return self._asked.prepare(name, b"", (), True, 0, UNSEEN)
 
     def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
         """CommandComplete, or with no body EmptyQueryResponse."""

@@ -191,8 +191,38 @@ def test_types_come_from_the_parameter_description() -> None:
     talk.server(BOUND, rows(1), complete("SELECT 1"), ready())
     assert talk.only.parameters[0].value == "-5"
     assert talk.only.parameters[0].oid == 20
-    assert talk.only.reused
     assert talk.only.prepared == "s"
+
+
+def test_a_statement_is_reused_from_its_second_execution_on() -> None:
+    talk = Talk().client(parse("SELECT $1 /*request_id='r1'*/", "s"), SYNC).server(PARSED, ready())
+    for value in (b"1", b"2"):
+        talk.client(bind(value, name="s"), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    talk.client(parse("SELECT $1 /*request_id='r2'*/", "s"), SYNC).server(PARSED, ready())
+    talk.client(bind(b"3", name="s"), execute(), bind(b"4", name="s"), execute(), SYNC)
+    talk.server(*[BOUND + rows(1) + complete("SELECT 1")] * 2, ready())
+    assert [one.reused for one in talk.executions] == [False, True, False, False]
+
+
+def test_the_unnamed_statement_is_reused_too() -> None:
+    talk = Talk().client(parse("SELECT $1"), describe(), SYNC).server(PARSED, frame("n"), ready())
+    for value in (b"1", b"2"):
+        talk.client(bind(value), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert [one.reused for one in talk.executions] == [False, True]
+
+
+def test_an_execution_that_failed_was_one() -> None:
+    talk = Talk().client(parse("SELECT 1 / $1", "s"), SYNC).server(PARSED, ready())
+    talk.client(bind(b"0", name="s"), execute(), SYNC).server(BOUND, error("22012"), ready())
+    talk.client(bind(b"1", name="s"), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert [one.reused for one in talk.executions] == [False, True]
+
+
+def test_a_statement_from_before_anyone_looked_counts_as_reused() -> None:
+    talk = Talk()
+    talk.session.statement(parse("SELECT $1", "s"))
+    talk.client(bind(b"1", name="s"), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert talk.only.reused
 
 
 def test_forty_thousand_parameters() -> None:
