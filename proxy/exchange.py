@@ -44,10 +44,13 @@ class Running:
     """What is known of an execution while it runs; a suspended portal keeps it, with the time of its latest rows in
     `ended_ns`, and is `paused` until more of them are asked for. `sent` and `received` are bytes.
 
-    `description` is that of a simple query, `sampled` the first rows as they came.
+    `description` is that of a simple query, `copied` the body of a CopyOutResponse; `sampled` are the first rows as
+    they passed, and `cut` where that was not whole.
     """
 
     __slots__ = (
+        "copied",
+        "cut",
         "description",
         "ended_ns",
         "first_row_ns",
@@ -72,6 +75,8 @@ class Running:
         self.suspended = False
         self.paused = False
         self.description = b""
+        self.copied = b""
+        self.cut = False
         self.sampled: list[bytes] | None = None
 
 

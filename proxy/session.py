@@ -16,6 +16,7 @@ from typing import Final
 from mypy_extensions import i64
 
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.sql.copies import copied_columns
 from pgtattle.analyzers.sql.texts import unreadable
 from pgtattle.proxy.asked import Asked, Request
 from pgtattle.proxy.errors import ProtocolViolation
@@ -26,7 +27,7 @@ from pgtattle.proxy.named import MAX_STATEMENTS, Named
 from pgtattle.proxy.reading import ENCODING, NOT_TEXT, Read
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD, word
-from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, sample
+from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, copied, sample
 from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_TAG: Final = 100
@@ -143,6 +144,10 @@ class Session:
             self._closed()
         elif kind == messages.SUSPENDED:
             self._suspended(at_ns)
+        elif kind == messages.COPY_DATA:
+            self._row(frames[start:end], size, at_ns)
+        elif kind == messages.COPY_OUT:
+            self._current().copied = frames[start:end]
         elif kind == messages.COPY_IN:
             self._asked.copy_in()
         elif kind == messages.STATUS:
@@ -191,11 +196,11 @@ class Session:
         self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
 
     def _counted(self, frames: bytes, start: i64, at_ns: int) -> None:
-        kind, count, size = COUNTED_BODY.unpack_from(frames, start)
-        self._came(count if kind == messages.ROW else 0, size, at_ns)
+        _, count, size = COUNTED_BODY.unpack_from(frames, start)
+        self._came(count, size, at_ns)
 
     def _came(self, rows: int, size: int, at_ns: int) -> Running:
-        """Rows, or bytes of a copy, of the execution that the server is at."""
+        """Rows of the execution that the server is at."""
         running = self._current()
         running.received += size
         running.rows += rows
@@ -205,17 +210,23 @@ class Session:
 
     def _row(self, row: bytes, size: int, at_ns: int) -> None:
         running = self._came(1, size, at_ns)
+        if len(row) + 5 < size:
+            running.cut = True
         if running.sampled is None:
             running.sampled = [row]
         elif len(running.sampled) < MAX_ROWS:
             running.sampled.append(row)
 
-    def _sample(self, running: Running, description: bytes, formats: tuple[int, ...]) -> Sample | None:
+    def _sample(self, running: Running, text: Text, description: bytes, formats: tuple[int, ...]) -> Sample | None:
         """The sample of a result, which may drive a loop."""
-        rows = running.sampled
-        if rows is None or not description or not self._samples.affords(running.rows, running.first_row_ns):
+        rows, codec = running.sampled, self._asked.reading.codec
+        if rows is None or not self._samples.affords(running.rows, running.first_row_ns):
             return None
-        return sample(description, formats, rows, len(rows) == running.rows, self._asked.reading.codec)
+        if running.copied:
+            names, plain = copied_columns(text.sql)
+            binary = running.copied[0] == 1
+            return copied(names, binary, rows, running.rows, codec) if binary or plain else None
+        return sample(description, formats, rows, running.rows, running.cut, codec) if description else None
 
     def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
@@ -271,7 +282,7 @@ class Session:
             text, parameters, prepared = self._what(request)
             running.sent += request.size if not request.done else 0
             request.done += 1
-            found = self._sample(running, running.description, ())
+            found = self._sample(running, text, running.description, ())
         else:
             self._asked.pending.pop()
             portal = self._named.portals.get(request.name)
@@ -282,7 +293,7 @@ class Session:
                 running, portal.running = self._started(request, portal.running), Running()
                 parameters, prepared = portal.parameters, portal.prepared
                 text = prepared.text
-                found = self._sample(running, prepared.description, portal.formats)
+                found = self._sample(running, text, prepared.description, portal.formats)
             running.sent += request.size
         running.received += size
         self._finish(Done(text, parameters, prepared, running, tag, None, at_ns, rows, found))

@@ -51,6 +51,8 @@ class FactsCache:
         if found is None:
             if statement.kind in ("read", "write") and statement.command != "FETCH":
                 found = self._find(statement.sql, text.truncated)
+            elif statement.kind == "copy":
+                found = Facts(False, tables=_copied_tables(statement.sql[:MAX_PARSED]), reason="utility")
             else:
                 found = Facts(False, reason="utility")
             self._cache.put(statement.fingerprint, found)
@@ -108,6 +110,14 @@ def _lexical_tables(sql: str) -> tuple[str, ...]:
             if len(tables) == MAX_TABLES:
                 break
     return tuple(tables)
+
+
+def _copied_tables(sql: str) -> tuple[str, ...]:
+    """The table of a COPY, or those of its query."""
+    what = sql.removeprefix("COPY ")
+    if what.startswith("("):
+        return _lexical_tables(what)
+    return _lexical_tables("INTO " + what.partition(" FROM ")[0].partition(" TO ")[0])
 
 
 def _unquoted(name: str) -> str:

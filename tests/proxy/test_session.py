@@ -726,6 +726,68 @@ def test_rows_that_were_counted_leave_an_incomplete_sample() -> None:
     assert (sample_of(talk, 1).rows, sample_of(talk, 1).complete, talk.only.rows) == (2, False, 7)
 
 
+def test_of_a_long_row_the_short_values_are_sampled() -> None:
+    columns = described(("id", INT4), ("body", TEXT), ("author_id", INT4))
+    body = struct.pack("!Hi1sii1s", 3, 1, b"7", -2, 1, b"5")
+    talk = Talk().client(query("SELECT * FROM t"))
+    talk.server(columns, *[frame(PREFIX, PREFIX_HEAD.pack(ord("D"), 2_000) + body)] * 2, complete("SELECT 2"), ready())
+    assert kept(talk) == {"id": [hashed("7")] * 2, "body": [0, 0], "author_id": [hashed("5")] * 2}
+    assert (sample_of(talk, 1).complete, sample_of(talk, 1).digest) == (True, 0)
+    assert talk.only.bytes_received > 4_000
+
+
+PGCOPY = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+
+
+def copied(*values: bytes | None, lead: bytes = b"") -> bytes:
+    return frame("d", lead + row(*values)[5:])
+
+
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("COPY (SELECT b.id, author_id, u AS key, t FROM books b) TO STDOUT (FORMAT binary)", "id author_id key t"),
+        ("copy books (id, author_id, key, t) to stdout with binary", "id author_id key t"),
+        ("COPY books TO STDOUT BINARY", "column 1,column 2,column 3,column 4"),
+    ],
+)
+def test_the_rows_of_a_binary_copy_are_sampled_by_their_text(sql: str, names: str) -> None:
+    key = "0af76519-16cd-43dd-8448-eb211c80319c"
+    one = (struct.pack("!i", 7), struct.pack("!q", -5), bytes.fromhex(key.replace("-", "")), b"Zo\xc3\xab")
+    two = (struct.pack("!i", 8), None, None, b"x" * 65)
+    talk = Talk().client(query(sql)).server(frame("H", b"\1" + struct.pack("!HHHHH", 4, 1, 1, 1, 1)))
+    talk.server(copied(*one, lead=PGCOPY), copied(*two), frame("d", b"\xff\xff"), frame("c"))
+    talk.server(complete("COPY 2"), ready())
+    found = [[hashed("7"), hashed("8")], [hashed("-5"), 0], [hashed(key), 0], [hashed("Zo\xeb"), 0]]
+    assert kept(talk) == dict(zip(names.split("," if "," in names else " "), found, strict=True))
+    assert talk.only.rows == 2
+
+
+def test_the_rows_of_a_copy_in_text_are_sampled() -> None:
+    talk = Talk().client(query("COPY (SELECT id, name, count(*) FROM t) TO STDOUT")).server(frame("H", bytes(3)))
+    talk.server(frame("d", b"7\tZo\xc3\xab\t1\n"), frame("d", b"8\t\\N\t2\n"), frame("d", b"9\ta\\tb\t3\n"))
+    talk.server(frame("c"), complete("COPY 3"), ready())
+    assert kept(talk) == {
+        "id": [hashed("7"), hashed("8"), hashed("9")],
+        "name": [hashed("Zo\xeb"), 0, 0],
+        "column 3": [hashed("1"), hashed("2"), hashed("3")],
+    }
+
+
+@pytest.mark.parametrize("options", ["CSV", "(FORMAT csv)", "WITH DELIMITER ';'", "(NULL '')"])
+def test_the_rows_of_another_format_are_not(options: str) -> None:
+    talk = Talk().client(query(f"COPY t TO STDOUT {options}")).server(frame("H", bytes(3)), frame("d", b"7,8\n") * 2)
+    talk.server(frame("c"), complete("COPY 2"), ready())
+    assert (talk.samples.of(1), talk.only.rows) == (None, 2)
+
+
+def test_a_binary_copy_that_is_none_hurts_nobody() -> None:
+    for body in (b"", b"\0", b"\0\3", PGCOPY, PGCOPY[:15] + b"\x7f\xff\xff\xff", b"\0\2\0\0\0\7ab"):
+        talk = Talk().client(query("COPY t TO STDOUT BINARY")).server(frame("H", b"\1\0\0"), frame("d", body) * 2)
+        talk.server(frame("c"), complete("COPY 2"), ready())
+        assert talk.only.rows == 2
+
+
 def test_a_description_of_very_many_columns_is_cut_and_hurts_nobody() -> None:
     many = described(*((f"column_{number}_{'x' * 40}", INT4) for number in range(1_600)))
     kept_ = frame(PREFIX, PREFIX_HEAD.pack(ord("T"), len(many) - 1) + many[5 : 5 + 65_536])
