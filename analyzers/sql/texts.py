@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, Generic, Literal, TypeVar
 
+from pgtattle.analyzers.sql.abridge import abridged
 from pgtattle.analyzers.sql.comments import tags
 from pgtattle.analyzers.sql.fingerprint import RESERVED, NormalForm, fingerprint, normalize
 from pgtattle.analyzers.sql.shapes import Template, shape, template
@@ -18,8 +19,8 @@ from pgtattle.analyzers.sql.tokens import Token, capitals, closed, tokenize, val
 from pgtattle.proxy.events import Statement, Text
 
 MAX_SQL: Final = 65_536
-MAX_CACHED_TEXT: Final = 16_384
 MAX_NORMAL_FORM: Final = 16_384
+"""A longer one is kept abridged; its fingerprint is that of the whole."""
 
 _KINDS: Final = {
     **dict.fromkeys(("SELECT", "VALUES", "TABLE", "FETCH"), "read"),
@@ -110,8 +111,8 @@ class Texts:
         cut = sql.partition("\0")[0]
         if len(cut) > MAX_SQL:
             cut, truncated = cut[:MAX_SQL], True
-        if truncated or len(cut) > MAX_CACHED_TEXT:
-            return self._lex(cut, truncated)
+        if truncated:
+            return self._lex(cut, True)
         alike = self._alike(cut)
         if alike is not None:
             return (alike,)
@@ -160,11 +161,11 @@ class Texts:
         )
 
     def _statement(self, form: NormalForm, command: str) -> Statement:
-        sql = form.sql if len(form.sql) <= MAX_NORMAL_FORM else form.sql[:MAX_NORMAL_FORM] + " …"
         found = self._statements.get(form.fingerprint)
         if found is None:
             kind = _KINDS.get(command, "utility")
-            found = Statement(form.fingerprint or fingerprint(sql), sql, command, kind)  # type: ignore[arg-type]
+            sql = abridged(form.sql, MAX_NORMAL_FORM)
+            found = Statement(form.fingerprint, sql, command, kind)  # type: ignore[arg-type]
             self._statements.put(form.fingerprint, found, 2 * len(sql) + 200)
         return found
 
