@@ -190,7 +190,7 @@ class Exchanges:
             protocol="simple" if prepared is None else "extended",
             prepared="" if prepared is None else prepared.name,
             reused=reused,
-            binds=bool(one.parameters),
+            binds=prepared is not None and bool(one.parameters),
             exchange=self.number,
             position=position,
             siblings=siblings,

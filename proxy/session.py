@@ -23,6 +23,7 @@ from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Parameter, Text
 from pgtattle.proxy.exchange import UNSEEN, Done, Exchanges, Portal, Prepared, Running
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.indirect import INDIRECT, Indirect
 from pgtattle.proxy.named import MAX_STATEMENTS, Named
 from pgtattle.proxy.reading import ENCODING, NOT_TEXT, Read
 from pgtattle.proxy.wire import messages
@@ -46,6 +47,7 @@ class Session:
         self._samples = samples
         self._exchanges = Exchanges(number, samples)
         self._named = Named(self._exchanges)
+        self._indirect = Indirect(self._named, self._asked)
 
     @property
     def busy(self) -> bool:
@@ -109,13 +111,14 @@ class Session:
         self.authenticated = True
         self._asked.restart()
         self._named.portals.clear()
+        self._named.cursors.clear()
         self._running = Running()
         self._exchanges.restart(status)
         self._free_at = at_ns
 
     def close(self, at_ns: int) -> list[Execution]:
         """The connection ended: what was complete but for its ReadyForQuery."""
-        self._named.end_portals()
+        self._named.end_transaction()
         return self._exchanges.end("?", self.connection)
 
     # -- answers -----------------------------------------------------------------------------------------------------
@@ -269,7 +272,7 @@ class Session:
         self._running = Running()
 
     def _unknown(self, name: bytes) -> Prepared:
-        """A statement made before anyone looked, or by SQL's PREPARE."""
+        """A statement made before anyone looked."""
         return self._asked.prepare(name, b"", (), True, 0, UNSEEN)
 
     def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
@@ -319,10 +322,9 @@ class Session:
 
     def _finish(self, done: Done) -> None:
         self._free_at = done.ended_ns
+        if done.text.statement.command in INDIRECT:
+            self._indirect.finish(done, self._exchanges.number)
         self._exchanges.add(done)
-        command = done.text.statement.command
-        if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
-            self._named.deallocate(done.text, self._asked.reading.codec)
 
     def _suspended(self, at_ns: int) -> None:
         request = self._asked.expect(messages.EXECUTE)
@@ -384,7 +386,7 @@ class Session:
             # A simple query destroys the unnamed statement and portal.
             self._named.statements.pop(b"", None)
             self._named.end_portal(b"")
-        if status == "I" and self._named.portals:
-            self._named.end_portals()
+        if status == "I" and (self._named.portals or self._named.cursors):
+            self._named.end_transaction()
         self._running = Running()
         return self._exchanges.end(status, self.connection)

@@ -1,8 +1,8 @@
 """A normal form that is too long to be kept, made shorter: what it selects is left out, in the middle of the list.
 
-Enters: a normal form. Leaves: one that reads the same tables by the same conditions. ORMs name each column of an entity,
-so that the select list is what grows; a placeholder in it stays, since it has its number. What is too long all the same
-is cut.
+Enters: a normal form. Leaves: one that reads the same tables by the same conditions. ORMs name each column of an
+entity, so that the select list is what grows; a placeholder in it stays, since it has its number. What is too long all
+the same is cut.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ CREDIT: Final = 1_000.0
 EARNED: Final = 0.05
 
 
+_UTILITY: Final = Facts(False, reason="utility")
+
+
 class FactsCache:
     """Facts by fingerprint; `fallbacks` counts what was not parsed, by reason."""
 
@@ -54,7 +57,8 @@ class FactsCache:
             elif statement.kind == "copy":
                 found = Facts(False, tables=_copied_tables(statement.sql[:MAX_PARSED]), reason="utility")
             else:
-                found = Facts(False, reason="utility")
+                # A further FETCH has the fingerprint of the query that it goes on with.
+                return _UTILITY
             self._cache.put(statement.fingerprint, found)
         return found
 
