@@ -22,6 +22,8 @@ CREDIT: Final = 1_000.0
 EARNED: Final = 0.05
 
 
+_UNSEEN: Final = frozenset(("FETCH", "CALL"))
+"""What they read or write stands elsewhere."""
 _UTILITY: Final = Facts(False, reason="utility")
 
 
@@ -52,7 +54,7 @@ class FactsCache:
         statement = text.statement
         found = self._cache.get(statement.fingerprint)
         if found is None:
-            if statement.kind in ("read", "write") and statement.command != "FETCH":
+            if statement.kind in ("read", "write") and statement.command not in _UNSEEN:
                 found = self._find(statement.sql, text.truncated)
             elif statement.kind == "copy":
                 found = Facts(False, tables=_copied_tables(statement.sql[:MAX_PARSED]), reason="utility")

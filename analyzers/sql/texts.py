@@ -24,7 +24,7 @@ MAX_NORMAL_FORM: Final = 16_384
 
 _KINDS: Final = {
     **dict.fromkeys(("SELECT", "VALUES", "TABLE", "FETCH"), "read"),
-    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "MERGE"), "write"),
+    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "MERGE", "CALL"), "write"),
     **dict.fromkeys(("CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "REINDEX", "REFRESH"), "ddl"),
     **dict.fromkeys(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION"), "transaction"),
     **dict.fromkeys(("SET", "RESET", "SHOW", "DISCARD", "LISTEN", "UNLISTEN", "DEALLOCATE"), "session"),
