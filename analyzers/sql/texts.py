@@ -18,7 +18,12 @@ from pgtattle.analyzers.sql.standard_strings import standard
 from pgtattle.analyzers.sql.tokens import Token, capitals, closed, tokenize, value
 from pgtattle.proxy.events import Statement, Text
 
-MAX_SQL: Final = 65_536
+MAX_SQL: Final = 262_144
+LONG: Final = 65_536
+"""A longer text is read whole while the credit for such ones lasts: a stream of ever new ones would take all time."""
+CREDIT: Final = 5.0
+EARNED: Final = 0.05
+"""By each text that is not known yet."""
 MAX_NORMAL_FORM: Final = 16_384
 """A longer one is kept abridged; its fingerprint is that of the whole."""
 
@@ -98,6 +103,7 @@ class Texts:
         self._cache: Bounded[str, tuple[Text, ...]] = Bounded(max_entries, max_bytes)
         self._shapes: Bounded[str, Template | Literal["seen", "none"]] = Bounded(max_entries, max_bytes)
         self._statements: Bounded[str, Statement] = Bounded(2 * max_entries, max_bytes)
+        self._credit = CREDIT
 
     def read(self, sql: str, truncated: bool = False, escapes: bool = False) -> tuple[Text, ...]:
         """The statements of a text, in order; at least one. `truncated` says that the end is missing, `escapes` that
@@ -109,13 +115,16 @@ class Texts:
         if found is not None:
             return found
         cut = sql.partition("\0")[0]
-        if len(cut) > MAX_SQL:
-            cut, truncated = cut[:MAX_SQL], True
         if truncated:
-            return self._lex(cut, True)
-        alike = self._alike(cut)
+            return self._lex(cut[:LONG], True)
+        alike = self._alike(cut) if len(cut) <= MAX_SQL else None
         if alike is not None:
             return (alike,)
+        self._credit = min(CREDIT, self._credit + EARNED)
+        if len(cut) > LONG:
+            if len(cut) > MAX_SQL or self._credit < 1:
+                return self._lex(cut[:LONG], True)
+            self._credit -= 1
         texts = self._lex(cut, False)
         self._cache.put(sql, texts, 2 * len(sql) + 500)
         return texts

@@ -3,7 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
-enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
+enum { KEPT = 65536, SQL = 262144, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
        SAMPLED = 32768, COLUMNS = 32, SHORT = 64, OMITTED = -2, COPY_HEADER = 19 };
 enum { UNKNOWN_TYPE = 1, BAD_LENGTH, OVER_LIMIT, IMPOSSIBLE, STATE_CAP, BAD_MESSAGE, EXCEPTION };
 enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, STATUS, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
@@ -166,7 +166,7 @@ static int answer(State *s, int kind, const uint8_t *body, size_t size, long lon
 static int collect(Side *side, const uint8_t **p, const uint8_t *end, size_t want) { /* -1: more is to come */
     size_t left = end - *p, size = want - side->length < left ? want - side->length : left;
     if (want > side->room) {
-        size_t room = want <= 512 ? 512 : want <= 4096 ? 4096 : KEPT + 5;
+        size_t room = want <= 512 ? 512 : want <= 4096 ? 4096 : want <= KEPT + 5 ? KEPT + 5 : SQL + 5;
         uint8_t *more = PyMem_Realloc(side->part, room);
         if (!more) return EXCEPTION;
         side->part = more, side->room = room;
@@ -228,6 +228,7 @@ static int scan(State *s, int backend, const uint8_t *p, const uint8_t *end, lon
             if (!s->blind && (counted = 0, failed = put(s->out, side->part, kept, get32(side->part + 1)))) return failed;
             continue;
         }
+        if (!side->length && side->room > KEPT + 5) { PyMem_Free(side->part); side->part = NULL, side->room = 0; }
         int cut = side->length > 0 || left < 5; /* the frame is not in one piece: collect it */
         if (cut && side->length < 5 && (failed = collect(side, &p, end, 5))) return failed < 0 ? 0 : failed;
         const uint8_t *frame = cut ? side->part : p;
@@ -342,7 +343,7 @@ static PyTypeObject StateType = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_frames", .m_size = -1};
 PyMODINIT_FUNC PyInit__frames(void) {
     for (int n = 0; n < 512; n++) tables[n / 256][n % 256].keep = UNKNOWN;
-    fill(tables[0], "QPB", KEPT, LARGE), fill(tables[0], "DECSHcfX", KEPT, 10000), fill(tables[0], "d", COUNT, LARGE);
+    fill(tables[0], "QP", SQL, LARGE), fill(tables[0], "B", KEPT, LARGE), fill(tables[0], "DECSHcfX", KEPT, 10000), fill(tables[0], "d", COUNT, LARGE);
     fill(tables[0], "p", DROP, 65535), fill(tables[0], "F", 0, LARGE);
     fill(tables[1], "CIEZTtn123sGHWSNAvc", KEPT, LARGE), fill(tables[1], "Dd", COUNT, LARGE);
     fill(tables[1], "RK", 4, LARGE), fill(tables[1], "V", 0, LARGE);

@@ -23,6 +23,8 @@ from pgtattle.proxy.wire.long_rows import Side
 FLUSH_BYTES: Final = 256 * 1024
 KEPT: Final = 65_536
 """A frame of up to this many bytes passes whole; of a longer one this many are kept."""
+SQL: Final = 262_144
+"""The same for frames that hold SQL."""
 MAX_PENDING: Final = 65_536
 MAX_SUSPENDED: Final = 256
 MAX_HELD: Final = 1024 * 1024
@@ -78,8 +80,8 @@ def _table(*groups: tuple[bytes, int, int]) -> list[tuple[int, int] | None]:
 
 _TABLES: Final = (
     _table(
-        (b"QPB", KEPT, LARGE), (b"DECSHcfX", KEPT, SMALL), (b"d", _COUNT, LARGE), (b"p", _DROP, PASSWORD),
-        (b"F", 0, LARGE),
+        (b"QP", SQL, LARGE), (b"B", KEPT, LARGE), (b"DECSHcfX", KEPT, SMALL), (b"d", _COUNT, LARGE),
+        (b"p", _DROP, PASSWORD), (b"F", 0, LARGE),
     ),
     _table((b"CIEZTtn123sGHWSNAvc", KEPT, LARGE), (b"Dd", _COUNT, LARGE), (b"RK", 4, LARGE), (b"V", 0, LARGE)),
 )  # fmt: skip

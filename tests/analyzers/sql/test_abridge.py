@@ -6,7 +6,7 @@ import pytest
 
 from pgtattle.analyzers.sql.abridge import CUT, KEPT_COLUMNS, LEFT_OUT, abridged
 from pgtattle.analyzers.sql.facts_cache import FactsCache
-from pgtattle.analyzers.sql.texts import MAX_NORMAL_FORM, MAX_SQL, Texts
+from pgtattle.analyzers.sql.texts import CREDIT, LONG, MAX_NORMAL_FORM, MAX_SQL, Texts
 from pgtattle.proxy.events import Text
 
 MANY = ", ".join(f"a.column_with_a_long_name_{number} AS c{number}" for number in range(1_000))
@@ -65,6 +65,23 @@ def test_a_long_statement_is_known_by_the_whole_of_it_and_has_its_facts() -> Non
         ("author",),
         [("id", "eq")],
     )
+
+
+def test_very_long_texts_are_read_whole_as_long_as_they_are_few() -> None:
+    texts = Texts()
+
+    def of(number: int, repeat: int = 3) -> Text:
+        (text,) = texts.read(f"SELECT t{number}.a, {', '.join([MANY] * repeat)} FROM author a WHERE a.id = $1")
+        return text
+
+    found = [of(number) for number in range(2 * round(CREDIT))]
+    assert len(found[0].sql) > LONG
+    whole = [text for text in found if not text.truncated]
+    assert len(whole) == CREDIT
+    assert all(text.statement.sql.endswith("FROM author a WHERE a.id = $1") for text in whole)
+    assert all(len(text.sql) <= LONG for text in found if text.truncated)
+    assert of(0) is found[0]
+    assert of(0, 10).truncated
 
 
 def test_a_long_text_that_comes_again_is_not_read_again() -> None:

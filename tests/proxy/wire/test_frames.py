@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pgtattle.proxy.wire import batch, frames
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
-from pgtattle.proxy.wire.frames import COPY_HEADER, KEPT, REASONS, ROW, SAMPLED
+from pgtattle.proxy.wire.frames import COPY_HEADER, KEPT, REASONS, ROW, SAMPLED, SQL
 from pgtattle.proxy.wire.long_rows import COLUMNS, OMITTED
 
 Frame = tuple[int, bytes]
@@ -244,12 +244,16 @@ def test_passwords_and_keys_are_dropped(twin: ModuleType) -> None:
 
 
 def test_a_long_statement_keeps_its_beginning_and_says_its_length(twin: ModuleType) -> None:
-    body = b"select '" + b"x" * 100_000 + b"'\0"
+    body = b"select '" + b"x" * 300_000 + b"'\0"
+    fits = body[: SQL - 1] + b"\0"
+    bound = b"\0\0" + bytes(100_000)
     tapped = Tapped(twin)
-    for piece in pieces(frame("Q", body) + SYNC, [10, 70_000]):
+    for piece in pieces(frame("Q", body) + frame("P", fits) + frame("B", bound) + SYNC, [10, 70_000, 400_000]):
         tapped.client(piece)
     assert parsed(tapped.trimmed()) == [
-        (PREFIX, PREFIX_HEAD.pack(ord("Q"), len(body) + 4) + body[:KEPT]),
+        (PREFIX, PREFIX_HEAD.pack(ord("Q"), len(body) + 4) + body[:SQL]),
+        (ord("P"), fits),
+        (PREFIX, PREFIX_HEAD.pack(ord("B"), len(bound) + 4) + bound[:KEPT]),
         (ord("S"), b""),
     ]
 
@@ -474,7 +478,7 @@ def test_named_statements_are_told_once_they_are_made(twin: ModuleType) -> None:
 def test_a_statement_too_large_to_keep_ends_the_one_before_it(twin: ModuleType) -> None:
     """Else that one would be sent again in its place after a gap."""
     tapped = Tapped(twin)
-    tapped.client(frame("P", b"a\0" + b" " * frames.KEPT + b"\0\0\0") + SYNC)
+    tapped.client(frame("P", b"a\0" + b" " * frames.SQL + b"\0\0\0") + SYNC)
     tapped.server(frame("1") + READY)
     assert tapped.state.events == [(frames.CLOSED, b"a")]
 
@@ -514,7 +518,7 @@ bodies = st.one_of(
         [b"", b"\0", b"\1", b"a\0", b"\0\0", b"a\0b\0\0\0", b"Sa\0", b"Pa\0", b"I", b"T", b"E", b"SELECT 1\0"]
     ),
     st.binary(max_size=40),
-    st.integers(KEPT - 3, KEPT + 3).map(bytes),
+    st.sampled_from([KEPT, SQL]).flatmap(lambda bound: st.integers(bound - 3, bound + 3)).map(bytes),
     st.lists(
         st.one_of(st.none(), st.integers(-3, 70), st.sampled_from([0, 3, 63, 64, 65, 700, 2_000]).map(bytes)),
         max_size=40,
@@ -528,7 +532,7 @@ turns = st.lists(
     st.tuples(st.booleans(), st.one_of(st.binary(max_size=60), streams.map(b"".join), answers.map(b"".join))),
     max_size=8,
 )
-cuts = st.lists(st.integers(0, 70_000), max_size=8)
+cuts = st.lists(st.integers(0, 300_000), max_size=8)
 
 
 def run(twin: ModuleType, turns: list[tuple[bool, bytes]], cuts: list[int], blind: bool) -> Any:
