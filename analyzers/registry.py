@@ -7,6 +7,7 @@ from typing import Final
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.cache_churn import CacheChurn
 from pgtattle.analyzers.cacheable import Cacheable
+from pgtattle.analyzers.call_loops import CallLoops
 from pgtattle.analyzers.chatty_unit import ChattyUnit
 from pgtattle.analyzers.fan_out import FanOut
 from pgtattle.analyzers.injection import Injection
@@ -53,6 +54,7 @@ def analyzers(
         RepeatedRead(repetitions),
         Cacheable(facts, samples),
         RowByRowWrite(settings, facts),
+        CallLoops(settings),
         ChattyUnit(settings, repetitions),
         MissingIndex(settings, facts),
         Unparameterized(facts),

@@ -78,7 +78,8 @@ class SlowQuery(Analyzer):
     def execution(self, execution: Execution) -> Iterable[Finding]:
         """Count an execution; the finding when it is over the target and tells something new."""
         statement = execution.text.statement
-        if statement.kind not in _WATCHED or (statement.kind == "copy" and _FROM_CLIENT.match(statement.sql)):
+        watched = statement.kind in _WATCHED or statement.command == "FETCH"
+        if not watched or (statement.kind == "copy" and _FROM_CLIENT.match(statement.sql)):
             return ()
         seen = self._seen.get(statement.fingerprint)
         if seen is None:

@@ -15,7 +15,7 @@ from mypy_extensions import i64, mypyc_attr
 
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Text
-from pgtattle.proxy.exchange import Prepared
+from pgtattle.proxy.exchange import NOT_YET, Prepared
 from pgtattle.proxy.reading import Read, Reading, doubtful
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import PREFIX, PREFIX_HEAD, word
@@ -126,9 +126,18 @@ class Asked:
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation("bad_message", str(error)) from error
 
-    def prepare(self, name: bytes, sql: bytes, types: tuple[int, ...], whole: bool, exchange: int) -> Prepared:
+    def prepare(
+        self,
+        name: bytes,
+        sql: bytes,
+        types: tuple[int, ...],
+        whole: bool,
+        exchange: int,
+        executed: int = NOT_YET,
+    ) -> Prepared:
         """The statement of a Parse that was sent in an exchange."""
-        return Prepared(name.decode("utf-8", "replace"), self.reading.texts(sql, whole)[0], types, exchange)
+        text = self.reading.texts(sql, whole)[0]
+        return Prepared(name.decode("utf-8", "replace"), text, types, exchange, executed)
 
     def texts(self, request: Request) -> tuple[Text, ...]:
         """The statements of a Query that the server is at; so it read them by the settings that it reported last."""

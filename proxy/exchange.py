@@ -6,6 +6,7 @@ Enters: executions as the decoder sees them end. Leaves: `Execution` records, wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -16,18 +17,25 @@ from pgtattle.proxy.reading import doubtful
 from pgtattle.proxy.tags import SessionTags
 from pgtattle.proxy.wire.rows import Sample
 
+NOT_YET: Final = -1
+UNSEEN: Final = 0
+
 
 @mypyc_attr(acyclic=True)
 class Prepared:
-    """A statement that Parse made, the exchange it was made in, and the body of its RowDescription once it is known."""
+    """A statement that Parse made, the exchange it was made in, and the body of its RowDescription once it is known.
 
-    __slots__ = ("description", "exchange", "name", "text", "types")
+    `executed` is the exchange of its first execution; `NOT_YET` before it, `UNSEEN` where nobody looked then.
+    """
 
-    def __init__(self, name: str, text: Text, types: tuple[int, ...], exchange: int) -> None:
+    __slots__ = ("description", "exchange", "executed", "name", "text", "types")
+
+    def __init__(self, name: str, text: Text, types: tuple[int, ...], exchange: int, executed: int = NOT_YET) -> None:
         self.name = name
         self.text = text
         self.types = types
         self.exchange = exchange
+        self.executed = executed
         self.description = b""
 
 
@@ -36,10 +44,13 @@ class Running:
     """What is known of an execution while it runs; a suspended portal keeps it, with the time of its latest rows in
     `ended_ns`, and is `paused` until more of them are asked for. `sent` and `received` are bytes.
 
-    `description` is that of a simple query, `sampled` the first rows as they came.
+    `description` is that of a simple query, `copied` the body of a CopyOutResponse; `sampled` are the first rows as
+    they passed, and `cut` where that was not whole.
     """
 
     __slots__ = (
+        "copied",
+        "cut",
         "description",
         "ended_ns",
         "first_row_ns",
@@ -64,6 +75,8 @@ class Running:
         self.suspended = False
         self.paused = False
         self.description = b""
+        self.copied = b""
+        self.cut = False
         self.sampled: list[bytes] | None = None
 
 
@@ -161,6 +174,11 @@ class Exchanges:
     ) -> Execution:
         running, prepared = one.running, one.prepared
         self.tags.executed(one.text, one.parameters, one.sqlstate is None)
+        reused = False
+        if prepared is not None:
+            if prepared.executed == NOT_YET:
+                prepared.executed = self.number
+            reused = prepared.executed != self.number
         number = self._next()
         if one.sample is not None:
             self._samples.keep(number, one.sample)
@@ -171,8 +189,8 @@ class Exchanges:
             parameters=one.parameters,
             protocol="simple" if prepared is None else "extended",
             prepared="" if prepared is None else prepared.name,
-            reused=prepared is not None and prepared.exchange != self.number,
-            binds=bool(one.parameters),
+            reused=reused,
+            binds=prepared is not None and bool(one.parameters),
             exchange=self.number,
             position=position,
             siblings=siblings,

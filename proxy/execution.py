@@ -21,13 +21,13 @@ class Execution:
     """A statement that the server began, and how it ended. Nobody changes one.
 
     `id` counts up from 1 in a session. `exchange` numbers the connection's exchanges, `position` counts from 0 in it
-    and `siblings` is the number of executions of the whole exchange. `reused` is true when the Parse of this statement
-    came in an earlier exchange: dynamic tags of its comment are then stale. `transaction` is 0 in autocommit, else a
-    number that is unique on its connection; `status` is the server's answer at the end of the exchange: `I`, `T`, `E`,
-    or `?` when the connection ended before. `settings` are tags from application_name and set_config in force at the
-    start, `context` is a number for the settings that its answer may depend on (`proxy.tags`). `stalled_ns` is the part
-    of `ended_ns - started_ns` in which the client took no rows; `duration_ns` is the rest: server time, from the last
-    byte of the request to the last of the answer.
+    and `siblings` is the number of executions of the whole exchange. `reused` is true when this prepared statement was
+    executed in an earlier exchange, too: dynamic tags of its comment may then be stale. `transaction` is 0 in
+    autocommit, else a number that is unique on its connection; `status` is the server's answer at the end of the
+    exchange: `I`, `T`, `E`, or `?` when the connection ended before. `settings` are tags from application_name and
+    set_config in force at the start, `context` is a number for the settings that its answer may depend on
+    (`proxy.tags`). `stalled_ns` is the part of `ended_ns - started_ns` in which the client took no rows; `duration_ns`
+    is the rest: server time, from the last byte of the request to the last of the answer.
     """
 
     __slots__ = (

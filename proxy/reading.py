@@ -39,6 +39,10 @@ class Reading:
             return (unreadable(sql, "in an unknown encoding"),)
         return self._read(decoded, not whole, self.escapes)
 
+    def part(self, sql: str, truncated: bool) -> Text:
+        """The statement of a part of a text that was read."""
+        return self._read(sql, truncated, False)[0]
+
     def changes(self, name: str, value: str) -> bool:
         """True where a report of the server changes how text is read."""
         if name == ENCODING:

@@ -16,17 +16,19 @@ from typing import Final
 from mypy_extensions import i64
 
 from pgtattle.analyzers.samples import Samples
+from pgtattle.analyzers.sql.copies import copied_columns
 from pgtattle.analyzers.sql.texts import unreadable
 from pgtattle.proxy.asked import Asked, Request
 from pgtattle.proxy.errors import ProtocolViolation
 from pgtattle.proxy.events import Connection, Parameter, Text
-from pgtattle.proxy.exchange import Done, Exchanges, Portal, Prepared, Running
+from pgtattle.proxy.exchange import UNSEEN, Done, Exchanges, Portal, Prepared, Running
 from pgtattle.proxy.execution import Execution
+from pgtattle.proxy.indirect import INDIRECT, Indirect
 from pgtattle.proxy.named import MAX_STATEMENTS, Named
 from pgtattle.proxy.reading import ENCODING, NOT_TEXT, Read
 from pgtattle.proxy.wire import messages
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD, word
-from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, sample
+from pgtattle.proxy.wire.rows import MAX_DESCRIPTION, MAX_ROWS, Sample, copied, sample
 from pgtattle.proxy.wire.startup import startup_parameters
 
 MAX_TAG: Final = 100
@@ -45,6 +47,7 @@ class Session:
         self._samples = samples
         self._exchanges = Exchanges(number, samples)
         self._named = Named(self._exchanges)
+        self._indirect = Indirect(self._named, self._asked)
 
     @property
     def busy(self) -> bool:
@@ -101,20 +104,21 @@ class Session:
     def statement(self, frame: bytes) -> None:
         """A named statement that is live: its Parse frame."""
         name, sql, types = messages.parse(frame[5:], True)
-        self._named.statements[name] = self._asked.prepare(name, sql, types, True, 0)
+        self._named.statements[name] = self._asked.prepare(name, sql, types, True, 0, UNSEEN)
 
     def resync(self, status: str, at_ns: int) -> None:
         """In sync and quiescent from here on, after a gap; what was open before it is forgotten."""
         self.authenticated = True
         self._asked.restart()
         self._named.portals.clear()
+        self._named.cursors.clear()
         self._running = Running()
         self._exchanges.restart(status)
         self._free_at = at_ns
 
     def close(self, at_ns: int) -> list[Execution]:
         """The connection ended: what was complete but for its ReadyForQuery."""
-        self._named.end_portals()
+        self._named.end_transaction()
         return self._exchanges.end("?", self.connection)
 
     # -- answers -----------------------------------------------------------------------------------------------------
@@ -143,6 +147,10 @@ class Session:
             self._closed()
         elif kind == messages.SUSPENDED:
             self._suspended(at_ns)
+        elif kind == messages.COPY_DATA:
+            self._row(frames[start:end], size, at_ns)
+        elif kind == messages.COPY_OUT:
+            self._current().copied = frames[start:end]
         elif kind == messages.COPY_IN:
             self._asked.copy_in()
         elif kind == messages.STATUS:
@@ -191,11 +199,11 @@ class Session:
         self._status_changed(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
 
     def _counted(self, frames: bytes, start: i64, at_ns: int) -> None:
-        kind, count, size = COUNTED_BODY.unpack_from(frames, start)
-        self._came(count if kind == messages.ROW else 0, size, at_ns)
+        _, count, size = COUNTED_BODY.unpack_from(frames, start)
+        self._came(count, size, at_ns)
 
     def _came(self, rows: int, size: int, at_ns: int) -> Running:
-        """Rows, or bytes of a copy, of the execution that the server is at."""
+        """Rows of the execution that the server is at."""
         running = self._current()
         running.received += size
         running.rows += rows
@@ -205,17 +213,23 @@ class Session:
 
     def _row(self, row: bytes, size: int, at_ns: int) -> None:
         running = self._came(1, size, at_ns)
+        if len(row) + 5 < size:
+            running.cut = True
         if running.sampled is None:
             running.sampled = [row]
         elif len(running.sampled) < MAX_ROWS:
             running.sampled.append(row)
 
-    def _sample(self, running: Running, description: bytes, formats: tuple[int, ...]) -> Sample | None:
+    def _sample(self, running: Running, text: Text, description: bytes, formats: tuple[int, ...]) -> Sample | None:
         """The sample of a result, which may drive a loop."""
-        rows = running.sampled
-        if rows is None or not description or not self._samples.affords(running.rows, running.first_row_ns):
+        rows, codec = running.sampled, self._asked.reading.codec
+        if rows is None or not self._samples.affords(running.rows, running.first_row_ns):
             return None
-        return sample(description, formats, rows, len(rows) == running.rows, self._asked.reading.codec)
+        if running.copied:
+            names, plain = copied_columns(text.sql)
+            binary = running.copied[0] == 1
+            return copied(names, binary, rows, running.rows, codec) if binary or plain else None
+        return sample(description, formats, rows, running.rows, running.cut, codec) if description else None
 
     def _current(self) -> Running:
         """The execution that the server is at: a portal's own, or that of the simple query."""
@@ -258,8 +272,8 @@ class Session:
         self._running = Running()
 
     def _unknown(self, name: bytes) -> Prepared:
-        """A statement made before anyone looked, or by SQL's PREPARE."""
-        return self._asked.prepare(name, b"", (), True, 0)
+        """A statement made before anyone looked."""
+        return self._asked.prepare(name, b"", (), True, 0, UNSEEN)
 
     def _complete(self, tag_body: bytes, size: int, at_ns: int) -> None:
         """CommandComplete, or with no body EmptyQueryResponse."""
@@ -271,7 +285,7 @@ class Session:
             text, parameters, prepared = self._what(request)
             running.sent += request.size if not request.done else 0
             request.done += 1
-            found = self._sample(running, running.description, ())
+            found = self._sample(running, text, running.description, ())
         else:
             self._asked.pending.pop()
             portal = self._named.portals.get(request.name)
@@ -282,7 +296,7 @@ class Session:
                 running, portal.running = self._started(request, portal.running), Running()
                 parameters, prepared = portal.parameters, portal.prepared
                 text = prepared.text
-                found = self._sample(running, prepared.description, portal.formats)
+                found = self._sample(running, text, prepared.description, portal.formats)
             running.sent += request.size
         running.received += size
         self._finish(Done(text, parameters, prepared, running, tag, None, at_ns, rows, found))
@@ -308,10 +322,9 @@ class Session:
 
     def _finish(self, done: Done) -> None:
         self._free_at = done.ended_ns
+        if done.text.statement.command in INDIRECT:
+            self._indirect.finish(done, self._exchanges.number)
         self._exchanges.add(done)
-        command = done.text.statement.command
-        if done.sqlstate is None and command in ("DEALLOCATE", "DISCARD"):
-            self._named.deallocate(done.text, self._asked.reading.codec)
 
     def _suspended(self, at_ns: int) -> None:
         request = self._asked.expect(messages.EXECUTE)
@@ -373,7 +386,7 @@ class Session:
             # A simple query destroys the unnamed statement and portal.
             self._named.statements.pop(b"", None)
             self._named.end_portal(b"")
-        if status == "I" and self._named.portals:
-            self._named.end_portals()
+        if status == "I" and (self._named.portals or self._named.cursors):
+            self._named.end_transaction()
         self._running = Running()
         return self._exchanges.end(status, self.connection)

@@ -25,6 +25,11 @@ EARNED: Final = 0.05
 _EQUAL: Final = re.compile(r'([\w."]+) (?:= ?(ANY|SOME)?|IN) ?\(?\$(\d+)')
 
 
+_UNSEEN: Final = frozenset(("FETCH", "CALL"))
+"""What they read or write stands elsewhere."""
+_UTILITY: Final = Facts(False, reason="utility")
+
+
 class FactsCache:
     """Facts by fingerprint; `fallbacks` counts what was not parsed, by reason."""
 
@@ -52,10 +57,13 @@ class FactsCache:
         statement = text.statement
         found = self._cache.get(statement.fingerprint)
         if found is None:
-            if statement.kind in ("read", "write") and statement.command != "FETCH":
+            if statement.kind in ("read", "write") and statement.command not in _UNSEEN:
                 found = self._find(statement.sql, text.truncated)
+            elif statement.kind == "copy":
+                found = Facts(False, tables=_copied_tables(statement.sql[:MAX_PARSED]), reason="utility")
             else:
-                found = Facts(False, reason="utility")
+                # A further FETCH has the fingerprint of the query that it goes on with.
+                return _UTILITY
             self._cache.put(statement.fingerprint, found)
         return found
 
@@ -117,6 +125,14 @@ def _lexical_tables(sql: str) -> tuple[str, ...]:
             if len(tables) == MAX_TABLES:
                 break
     return tuple(tables)
+
+
+def _copied_tables(sql: str) -> tuple[str, ...]:
+    """The table of a COPY, or those of its query."""
+    what = sql.removeprefix("COPY ")
+    if what.startswith("("):
+        return _lexical_tables(what)
+    return _lexical_tables("INTO " + what.partition(" FROM ")[0].partition(" TO ")[0])
 
 
 def _unquoted(name: str) -> str:

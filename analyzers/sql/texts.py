@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, Generic, Literal, TypeVar
 
+from pgtattle.analyzers.sql.abridge import abridged
 from pgtattle.analyzers.sql.comments import tags
 from pgtattle.analyzers.sql.fingerprint import RESERVED, NormalForm, fingerprint, normalize
 from pgtattle.analyzers.sql.shapes import Template, shape, template
@@ -17,13 +18,18 @@ from pgtattle.analyzers.sql.standard_strings import standard
 from pgtattle.analyzers.sql.tokens import Token, capitals, closed, tokenize, value
 from pgtattle.proxy.events import Statement, Text
 
-MAX_SQL: Final = 65_536
-MAX_CACHED_TEXT: Final = 16_384
+MAX_SQL: Final = 262_144
+LONG: Final = 65_536
+"""A longer text is read whole while the credit for such ones lasts: a stream of ever new ones would take all time."""
+CREDIT: Final = 5.0
+EARNED: Final = 0.05
+"""By each text that is not known yet."""
 MAX_NORMAL_FORM: Final = 16_384
+"""A longer one is kept abridged; its fingerprint is that of the whole."""
 
 _KINDS: Final = {
     **dict.fromkeys(("SELECT", "VALUES", "TABLE", "FETCH"), "read"),
-    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "MERGE"), "write"),
+    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "MERGE", "CALL"), "write"),
     **dict.fromkeys(("CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "REINDEX", "REFRESH"), "ddl"),
     **dict.fromkeys(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION"), "transaction"),
     **dict.fromkeys(("SET", "RESET", "SHOW", "DISCARD", "LISTEN", "UNLISTEN", "DEALLOCATE"), "session"),
@@ -97,6 +103,7 @@ class Texts:
         self._cache: Bounded[str, tuple[Text, ...]] = Bounded(max_entries, max_bytes)
         self._shapes: Bounded[str, Template | Literal["seen", "none"]] = Bounded(max_entries, max_bytes)
         self._statements: Bounded[str, Statement] = Bounded(2 * max_entries, max_bytes)
+        self._credit = CREDIT
 
     def read(self, sql: str, truncated: bool = False, escapes: bool = False) -> tuple[Text, ...]:
         """The statements of a text, in order; at least one. `truncated` says that the end is missing, `escapes` that
@@ -108,13 +115,16 @@ class Texts:
         if found is not None:
             return found
         cut = sql.partition("\0")[0]
-        if len(cut) > MAX_SQL:
-            cut, truncated = cut[:MAX_SQL], True
-        if truncated or len(cut) > MAX_CACHED_TEXT:
-            return self._lex(cut, truncated)
-        alike = self._alike(cut)
+        if truncated:
+            return self._lex(cut[:LONG], True)
+        alike = self._alike(cut) if len(cut) <= MAX_SQL else None
         if alike is not None:
             return (alike,)
+        self._credit = min(CREDIT, self._credit + EARNED)
+        if len(cut) > LONG:
+            if len(cut) > MAX_SQL or self._credit < 1:
+                return self._lex(cut[:LONG], True)
+            self._credit -= 1
         texts = self._lex(cut, False)
         self._cache.put(sql, texts, 2 * len(sql) + 500)
         return texts
@@ -160,11 +170,11 @@ class Texts:
         )
 
     def _statement(self, form: NormalForm, command: str) -> Statement:
-        sql = form.sql if len(form.sql) <= MAX_NORMAL_FORM else form.sql[:MAX_NORMAL_FORM] + " …"
         found = self._statements.get(form.fingerprint)
         if found is None:
             kind = _KINDS.get(command, "utility")
-            found = Statement(form.fingerprint or fingerprint(sql), sql, command, kind)  # type: ignore[arg-type]
+            sql = abridged(form.sql, MAX_NORMAL_FORM)
+            found = Statement(form.fingerprint, sql, command, kind)  # type: ignore[arg-type]
             self._statements.put(form.fingerprint, found, 2 * len(sql) + 200)
         return found
 

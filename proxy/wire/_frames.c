@@ -3,23 +3,23 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
-enum { KEPT = 65536, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
-       SAMPLED = 32768 };
+enum { KEPT = 65536, SQL = 262144, MAX_PENDING = 65536, MAX_SUSPENDED = 256, MAX_HELD = 1048576, FLUSH_BYTES = 262144, ROW = 1024,
+       SAMPLED = 32768, COLUMNS = 32, SHORT = 64, OMITTED = -2, COPY_HEADER = 19 };
 enum { UNKNOWN_TYPE = 1, BAD_LENGTH, OVER_LIMIT, IMPOSSIBLE, STATE_CAP, BAD_MESSAGE, EXCEPTION };
 enum { PREPARED = 1, CLOSED, KEY, MISSED, EXCHANGE, STATUS, UNKNOWN = -3, COUNT, DROP, HEADER = 17, LARGE = 0x40000000 };
 typedef struct { int keep; uint32_t limit; } Entry; static Entry tables[2][256];
-typedef struct { uint8_t *part; size_t length, room; uint64_t skip; } Side;
+typedef struct { uint8_t *part; size_t length, room, want; uint64_t skip, left; int columns; } Side; /* long_rows.py */
 typedef struct { uint8_t kind, event; uint64_t name; PyObject *bytes; } Request; /* a portal's name; an event */
 typedef struct {
     PyObject_HEAD
     PyObject *events, *out, *notice;
     Side sides[2];
     Request *pending;
-    size_t first, last, room, held, sampled; /* of pending[first, last); bytes in it; of rows */
+    size_t first, last, room, held, sampled, lead; /* of pending[first, last); bytes in it; of rows; before a copy's */
     uint64_t suspended[MAX_SUSPENDED];
     int suspensions, number;
     long long begun, ended;
-    char blind, off, authenticated, open, skipping, copying; unsigned char status;
+    char blind, off, authenticated, open, skipping, copying, binary; unsigned char status;
 } State;
 static void fill(Entry *table, const char *kinds, int keep, uint32_t limit) {
     for (; *kinds; kinds++) table[(uint8_t)*kinds] = (Entry){keep, limit};
@@ -156,6 +156,7 @@ static int answer(State *s, int kind, const uint8_t *body, size_t size, long lon
     case '1': case '2': case '3': case 's': return completed(s, kind, at);
     case 'T': case 'n': if (at == 'D') drop(s, 1); return 0;
     case 'G': if (at == 'E' || at == 'Q') copy_in(s); return 0;
+    case 'H': s->binary = size && body[0] == 1, s->lead = s->binary ? COPY_HEADER : 0; return 0;
     case 'K': return tell(s, KEY, body, size, NULL);
     case 'S': return tell(s, STATUS, body, size, NULL);
     }
@@ -165,13 +166,38 @@ static int answer(State *s, int kind, const uint8_t *body, size_t size, long lon
 static int collect(Side *side, const uint8_t **p, const uint8_t *end, size_t want) { /* -1: more is to come */
     size_t left = end - *p, size = want - side->length < left ? want - side->length : left;
     if (want > side->room) {
-        uint8_t *more = PyMem_Realloc(side->part, want > 512 ? KEPT + 5 : 512);
+        size_t room = want <= 512 ? 512 : want <= 4096 ? 4096 : want <= KEPT + 5 ? KEPT + 5 : SQL + 5;
+        uint8_t *more = PyMem_Realloc(side->part, room);
         if (!more) return EXCEPTION;
-        side->part = more, side->room = want > 512 ? KEPT + 5 : 512;
+        side->part = more, side->room = room;
     }
     memcpy(side->part + side->length, *p, size);
     side->length += size, *p += size;
     return side->length < want ? -1 : 0;
+}
+static int long_row(Side *side, const uint8_t **p, const uint8_t *end) { /* -1: more is to come */
+    for (int failed;;) {
+        size_t here = end - *p, taken = side->skip < here ? side->skip : here;
+        side->skip -= taken, *p += taken;
+        if (side->skip) return -1;
+        if ((failed = collect(side, p, end, side->want))) return failed;
+        uint8_t *last = side->part + side->want - 4;
+        if (side->columns < 0) side->columns = last[-2] << 8 | last[-1];
+        if (side->columns > COLUMNS) side->columns = COLUMNS;
+        if (!side->columns) break;
+        int32_t value = (int32_t)get32(last);
+        if (value < 0) value = 0;
+        if (value > SHORT) {
+            put32(last, OMITTED);
+            side->skip = (uint64_t)value < side->left ? (uint64_t)value : side->left;
+            side->left -= side->skip, value = 0;
+        }
+        size_t more = value + (--side->columns ? 4 : 0);
+        if (!more || more > side->left) break;
+        side->left -= more, side->want += more;
+    }
+    side->skip += side->left, side->want = 0;
+    return 0;
 }
 static int count(PyObject *out, Py_ssize_t *counted, uint8_t kind, uint64_t size) {
     uint8_t *p = (uint8_t *)PyByteArray_AS_STRING(out) + *counted;
@@ -195,6 +221,14 @@ static int scan(State *s, int backend, const uint8_t *p, const uint8_t *end, lon
     while (p < end) {
         size_t left = end - p, taken = side->skip < left ? side->skip : left;
         if (taken) { side->skip -= taken, p += taken; continue; }
+        if (side->want && side->length >= 5) {
+            if ((failed = long_row(side, &p, end))) return failed < 0 ? 0 : failed;
+            size_t kept = side->length;
+            s->sampled += kept, side->length = 0;
+            if (!s->blind && (counted = 0, failed = put(s->out, side->part, kept, get32(side->part + 1)))) return failed;
+            continue;
+        }
+        if (!side->length && side->room > KEPT + 5) { PyMem_Free(side->part); side->part = NULL, side->room = 0; }
         int cut = side->length > 0 || left < 5; /* the frame is not in one piece: collect it */
         if (cut && side->length < 5 && (failed = collect(side, &p, end, 5))) return failed < 0 ? 0 : failed;
         const uint8_t *frame = cut ? side->part : p;
@@ -204,14 +238,24 @@ static int scan(State *s, int backend, const uint8_t *p, const uint8_t *end, lon
         if (entry.keep == UNKNOWN) return UNKNOWN_TYPE;
         if (size < 4 || size > LARGE) return BAD_LENGTH;
         if (size > entry.limit) return OVER_LIMIT;
-        if (backend && kind == 'D' && size <= ROW && s->sampled + size <= SAMPLED) entry.keep = ROW;
+        int row = backend && (kind == 'D' || kind == 'd');
+        if (row && s->sampled + (size < ROW ? size : ROW) <= SAMPLED) {
+            if (size <= ROW) entry.keep = ROW;
+            else if (!s->blind && (kind == 'D' || s->binary)) {
+                if (!cut && (failed = collect(side, &p, end, 5))) return failed;
+                size_t head = 5 + (kind == 'D' ? 0 : s->lead) + 2 + 4;
+                side->want = head, side->left = (uint64_t)size + 1 - head, side->columns = -1, s->lead = 0;
+                continue;
+            }
+        }
         size_t all = size - 4, body = entry.keep < 0 ? 0 : (size_t)entry.keep < all ? entry.keep : all, want = 5 + body;
         if ((cut ? side->length : left) < want) {
             if ((failed = collect(side, &p, end, want))) return failed < 0 ? 0 : failed;
             frame = side->part;
         } else if (!cut) p += want;
         side->length = 0, side->skip = (uint64_t)size + 1 - want;
-        if (backend) s->sampled = kind == 'D' ? s->sampled + size : 0;
+        if (backend) s->sampled = row ? s->sampled + size : 0;
+        if (row) s->lead = 0;
         if (entry.keep == COUNT && !s->blind) failed = count(s->out, &counted, kind, (uint64_t)size + 1);
         if (entry.keep < 0 && !failed) continue;
         if (!failed && !s->blind) { counted = 0; failed = put(s->out, frame, want, size); }
@@ -240,7 +284,8 @@ static PyObject *scan_and_pack(State *s, PyObject *chunk, int backend) {
         if (size) put32((uint8_t *)PyByteArray_AS_STRING(s->out) + start + HEADER - 4, size);
         else if (PyByteArray_Resize(s->out, start) < 0) failed = EXCEPTION;
     }
-    if (failed) s->begun += done, s->sides[backend].length = s->sides[backend].skip = 0;
+    Side *side = &s->sides[backend];
+    if (failed) s->begun += done, side->length = side->want = side->skip = 0;
     else if (!s->blind) s->ended += done;
     PyErr_Clear(); /* an exception is told as one, and never reaches the socket */
     int wake = size && (!start || PyByteArray_GET_SIZE(s->out) >= FLUSH_BYTES);
@@ -298,7 +343,7 @@ static PyTypeObject StateType = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_frames", .m_size = -1};
 PyMODINIT_FUNC PyInit__frames(void) {
     for (int n = 0; n < 512; n++) tables[n / 256][n % 256].keep = UNKNOWN;
-    fill(tables[0], "QPB", KEPT, LARGE), fill(tables[0], "DECSHcfX", KEPT, 10000), fill(tables[0], "d", COUNT, LARGE);
+    fill(tables[0], "QP", SQL, LARGE), fill(tables[0], "B", KEPT, LARGE), fill(tables[0], "DECSHcfX", KEPT, 10000), fill(tables[0], "d", COUNT, LARGE);
     fill(tables[0], "p", DROP, 65535), fill(tables[0], "F", 0, LARGE);
     fill(tables[1], "CIEZTtn123sGHWSNAvc", KEPT, LARGE), fill(tables[1], "Dd", COUNT, LARGE);
     fill(tables[1], "RK", 4, LARGE), fill(tables[1], "V", 0, LARGE);

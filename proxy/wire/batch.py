@@ -20,8 +20,10 @@ Trimmed frames are whole protocol frames (type byte, u32 length that counts itse
     PREFIX      0x02: `type` u8, `length` u32 as on the wire, then the first bytes of the body: the rest was not kept
 
 A FRONTEND or BACKEND record never ends inside a frame. `p` frames never occur; `R` keeps its code only and `K` its
-process id only. CopyData is always COUNTED; of a result the first short DataRows pass, up to 32 KiB, and the others are
-COUNTED. `at_ns` is when the chunk that ended the frames was read.
+process id only. Of SQL 256 KiB are kept, of others 64 KiB. CopyData of a client is always COUNTED; of a result, and of
+what the server copies, the first rows pass, up to 32 KiB, and the others are COUNTED. A long DataRow, or CopyData of a
+binary COPY, is a PREFIX: of its first 32 columns, with -2 in the place of the length of a value over 64 bytes, which is
+left out. `at_ns` is when the chunk that ended the frames was read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The frame scanner, in Python: chunks of one direction in, one record of trimmed frames out (the format is `batch`'s).
 
-It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix; of a result the
-first rows pass and the others are counted, as copy data is; passwords are dropped. It decodes nothing, but pairs
+It finds exact frame boundaries, whatever the chunks. Small frames pass whole, long ones keep a prefix; of a result, or
+of a COPY TO, the first rows pass, long ones with their short values only, and the others are counted, as what a client
+copies is; passwords are dropped. It decodes nothing else, but pairs
 requests with their answers, so that the executions of each exchange are counted the moment its ReadyForQuery passes,
 whether or not anyone looks at them.
 `_frames.c` is its compiled twin: same names, same records, one set of tests. Import `State` from `scan`.
@@ -17,18 +18,23 @@ from collections.abc import Callable
 from typing import Final
 
 from pgtattle.proxy.wire.batch import BACKEND, COUNTED, COUNTED_BODY, FRONTEND, HEADER, PREFIX, PREFIX_HEAD
+from pgtattle.proxy.wire.long_rows import Side
 
 FLUSH_BYTES: Final = 256 * 1024
 KEPT: Final = 65_536
 """A frame of up to this many bytes passes whole; of a longer one this many are kept."""
+SQL: Final = 262_144
+"""The same for frames that hold SQL."""
 MAX_PENDING: Final = 65_536
 MAX_SUSPENDED: Final = 256
 MAX_HELD: Final = 1024 * 1024
 """Bytes of Parse frames that wait for their answer. Of a statement beyond it, or one that was cut, nothing is kept."""
 SAMPLED: Final = 32_768
-"""Bytes of the first rows of a result that pass whole; the others are counted."""
+"""Bytes of the first rows of a result that pass; the others are counted."""
 ROW: Final = 1_024
-"""A longer row is counted only."""
+"""Of a longer row its first columns pass, and of these the short values."""
+COPY_HEADER: Final = 19
+"""Bytes before the first row of a binary COPY."""
 LARGE: Final = 0x40000000
 SMALL: Final = 10_000
 PASSWORD: Final = 65_535
@@ -60,6 +66,7 @@ _COUNTED_SIZE: Final = 5 + COUNTED_BODY.size
 _Q, _P, _B, _E, _D, _C, _F, _S, _DONE, _FAIL = b"QPBEDCFScf"
 _PENDING_TYPES: Final = frozenset(b"QPBEDCFScf")
 _DONE_SYNC: Final = frozenset(b"QSF")
+_ROWS: Final = frozenset(b"Dd")
 
 
 def _table(*groups: tuple[bytes, int, int]) -> list[tuple[int, int] | None]:
@@ -73,26 +80,11 @@ def _table(*groups: tuple[bytes, int, int]) -> list[tuple[int, int] | None]:
 
 _TABLES: Final = (
     _table(
-        (b"QPB", KEPT, LARGE), (b"DECSHcfX", KEPT, SMALL), (b"d", _COUNT, LARGE), (b"p", _DROP, PASSWORD),
-        (b"F", 0, LARGE),
+        (b"QP", SQL, LARGE), (b"B", KEPT, LARGE), (b"DECSHcfX", KEPT, SMALL), (b"d", _COUNT, LARGE),
+        (b"p", _DROP, PASSWORD), (b"F", 0, LARGE),
     ),
     _table((b"CIEZTtn123sGHWSNAvc", KEPT, LARGE), (b"Dd", _COUNT, LARGE), (b"RK", 4, LARGE), (b"V", 0, LARGE)),
 )  # fmt: skip
-
-
-class _Side:
-    """One direction: the beginning of a frame whose rest has not come, and how much of one is still to be skipped."""
-
-    __slots__ = ("part", "skip")
-
-    def __init__(self) -> None:
-        self.part = bytearray()
-        self.skip = 0
-
-    def forget(self) -> None:
-        """Be between frames."""
-        self.part.clear()
-        self.skip = 0
 
 
 class State:
@@ -109,8 +101,8 @@ class State:
     """
 
     __slots__ = (
-        "_copying", "_held", "_notice", "_off", "_open", "_out", "_pending", "_sampled", "_sides", "_skipping",
-        "_suspended", "authenticated", "begun", "blind", "ended", "events", "number", "status",
+        "_binary", "_copying", "_held", "_lead", "_notice", "_off", "_open", "_out", "_pending", "_sampled", "_sides",
+        "_skipping", "_suspended", "authenticated", "begun", "blind", "ended", "events", "number", "status",
     )  # fmt: skip
 
     def __init__(self, number: int, out: bytearray, notice: Callable[[int], None]) -> None:
@@ -123,9 +115,10 @@ class State:
         self._out = out
         self._notice: Callable[[int], None] | None = notice
         self._off = False
-        self._sides = (_Side(), _Side())
+        self._sides = (Side(), Side())
         self._pending: list[tuple[int, int, bytes]] = []
-        self._held = self._sampled = 0
+        self._held = self._sampled = self._lead = 0
+        self._binary = False
         self._suspended: set[bytes] = set()
         self._open = self._skipping = self._copying = False
 
@@ -228,6 +221,9 @@ class State:
             case 0x47:  # CopyInResponse
                 if head in (_E, _Q):
                     self._copy_in()
+            case 0x48:  # CopyOutResponse
+                self._binary = body[:1] == b"\1"
+                self._lead = COPY_HEADER if self._binary else 0
             case 0x4B:  # BackendKeyData
                 self.events.append((KEY, body))
             case 0x53:  # ParameterStatus
@@ -350,6 +346,16 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
             position = min(position + taken, total)
             if len(part) < 5:
                 break
+        if side.want:
+            position, complete = side.long_row(chunk, position)
+            if not complete:
+                break
+            state._sampled += len(part)
+            if not state.blind:
+                counted = 0
+                out += _kept(part)
+            part.clear()
+            continue
         kind, size = _HEAD.unpack_from(part)
         entry = table[kind]
         if entry is None:
@@ -359,8 +365,14 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
             return done, BAD_LENGTH
         if size > limit:
             return done, OVER_LIMIT
-        if backend and kind == _D and size <= ROW and state._sampled + size <= SAMPLED:
-            keep = ROW
+        row = backend and kind in _ROWS
+        if row and state._sampled + min(size, ROW) <= SAMPLED:
+            if size <= ROW:
+                keep = ROW
+            elif not state.blind and (kind == _D or state._binary):
+                side.begin_row(size, 0 if kind == _D else state._lead)
+                state._lead = 0
+                continue
         want = 5 + max(0, min(keep, size - 4))
         if len(part) < want:
             taken = want - len(part)
@@ -372,7 +384,8 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
         part.clear()
         side.skip = 1 + size - want
         if backend:
-            state._sampled = state._sampled + size if kind == _D else 0
+            state._sampled = state._sampled + size if row else 0
+            state._lead = 0 if row else state._lead
         if keep == _DROP:
             continue
         if keep == _COUNT:
@@ -382,7 +395,7 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
         whole = not side.skip
         if not state.blind:
             counted = 0
-            out += frame if whole else _prefix(kind, size, frame)
+            out += _kept(frame)
         if backend:
             answered = state._answer(kind, frame[5:])
             if answered < 0:
@@ -393,7 +406,11 @@ def _scan(chunk: bytes, state: State, out: bytearray, backend: bool) -> tuple[in
     return done, 0
 
 
-def _prefix(kind: int, size: int, frame: bytes) -> bytes:
+def _kept(frame: bytes | bytearray) -> bytes | bytearray:
+    """A frame as it is packed: whole, or what is kept of it."""
+    kind, size = _HEAD.unpack_from(frame)
+    if len(frame) == size + 1:
+        return frame
     return _HEAD.pack(PREFIX, PREFIX_HEAD.size + len(frame) - 1) + PREFIX_HEAD.pack(kind, size) + frame[5:]
 
 

@@ -38,6 +38,7 @@ COMPLETE: Final = 0x43  # C
 ROW: Final = 0x44  # D
 ERROR: Final = 0x45  # E
 COPY_IN: Final = 0x47  # G
+COPY_OUT: Final = 0x48  # H
 EMPTY: Final = 0x49  # I
 KEY: Final = 0x4B  # K
 AUTHENTICATION: Final = 0x52  # R
@@ -47,6 +48,7 @@ READY: Final = 0x5A  # Z
 NO_DATA: Final = 0x6E  # n
 SUSPENDED: Final = 0x73  # s
 TYPES: Final = 0x74  # t
+COPY_DATA: Final = 0x64  # d
 
 
 def string(body: bytes, position: int) -> tuple[bytes, int]:

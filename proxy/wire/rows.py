@@ -1,8 +1,9 @@
 """Rows of a result in, keyed hashes of their values out: enough to tell whether a later value came from here.
 
-Enters: a RowDescription and DataRows as sent. Leaves: a `Sample`, by column, never a value. The hash is Python's own
-(SipHash with a key that is random for each process); the supervisor sees to it that the key is random.
-Source: PostgreSQL, "Message Formats"; Aumasson and Bernstein, "SipHash", 2012.
+Enters: a RowDescription and DataRows, or the CopyData of a COPY TO STDOUT, as the frame scanner let them pass. Leaves:
+a `Sample`, by column, never a value. The hash is Python's own (SipHash with a key that is random for each process); the
+supervisor sees to it that the key is random.
+Source: PostgreSQL, "Message Formats", "COPY: File Formats"; Aumasson and Bernstein, "SipHash", 2012.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ MAX_LENGTH: Final = 64
 
 _SKIPPED: Final = frozenset((16, 17, 114, 142, 700, 701, 790, 3802))
 """bool, bytea, json, xml, float4, float8, money, jsonb: nobody looks rows up by these."""
+_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
+_EXTENSION: Final = len(_SIGNATURE) + 4
+_BY_LENGTH: Final = {2: 21, 4: 23, 8: 20, 16: 2950}
+"""int2, int4, int8, uuid: how long their binary values are."""
 _FIELD = struct.Struct("!IhIhih")
 _u2 = struct.Struct("!H").unpack_from
 _i4 = struct.Struct("!i").unpack_from
@@ -60,7 +65,7 @@ class Column:
 class Sample:
     """The first rows of a result, by column; `complete` where there were no others.
 
-    `digest` is a keyed hash of the whole rows, 0 where they are not complete.
+    `digest` is a keyed hash of the whole rows, 0 where anything of the result is missing.
     """
 
     __slots__ = ("columns", "complete", "digest", "rows")
@@ -102,9 +107,12 @@ def fields(description: bytes) -> tuple[Field, ...]:
 
 
 def sample(
-    description: bytes, formats: tuple[int, ...], rows: list[bytes], complete: bool, codec: Codec
+    description: bytes, formats: tuple[int, ...], rows: list[bytes], total: int, cut: bool, codec: Codec
 ) -> Sample | None:
-    """The sample of `rows`, whose result formats a Bind may have set; None where nothing of them can feed a loop."""
+    """The sample of `rows`, the first of so many; None where nothing of them can feed a loop.
+
+    A Bind may have set their formats. `cut`: long values are missing.
+    """
     described = fields(description)
     binary = [
         field.binary if not formats else formats[number if len(formats) > 1 else 0] == 1
@@ -134,4 +142,63 @@ def sample(
             position += max(0, size)
         if position > len(row):
             raise ValueError("a row ends before its values")
-    return Sample(kept, len(rows), complete, hash(tuple(rows)) if complete else 0)
+    complete = len(rows) == total
+    return Sample(kept, len(rows), complete, hash(tuple(rows)) if complete and not cut else 0)
+
+
+def copied(names: list[str], binary: bool, messages: list[bytes], total: int, codec: Codec) -> Sample | None:
+    """The sample of a COPY TO STDOUT, of so many messages, one for each row; None where none came.
+
+    A column without a name is called by its number.
+    """
+    rows = [_binary_row(one) if binary else _text_row(one) for one in messages]
+    rows = [row for row in rows if row]
+    if not rows:
+        return None
+    columns = [
+        Column(Field((names[number : number + 1] or [""])[0] or f"column {number + 1}", 0, 0, 0, binary))
+        for number in range(min(MAX_COLUMNS, len(rows[0])))
+    ]
+    for row in rows:
+        for number, column in enumerate(columns):
+            raw = row[number] if number < len(row) else None
+            if raw is None or len(raw) > MAX_LENGTH:
+                column.hashes.append(0)
+            else:
+                known = _likely_type(raw) if binary else 0
+                column.hashes.append(hashed(parameter(known, known != 0, raw, codec).value or ""))
+    return Sample(columns, len(rows), len(messages) == total)
+
+
+def _binary_row(message: bytes) -> list[bytes | None]:
+    """The first values of a row of a binary COPY; of the message that ends it none."""
+    position = 0
+    if message.startswith(_SIGNATURE) and len(message) >= _EXTENSION + 4:
+        position = _EXTENSION + 4 + max(0, _i4(message, _EXTENSION)[0])
+    if len(message) < position + 2 or message[position] & 0x80:
+        return []
+    count = _u2(message, position)[0]
+    position += 2
+    values: list[bytes | None] = []
+    while len(values) < min(count, MAX_COLUMNS) and position + 4 <= len(message):
+        size: int = _i4(message, position)[0]
+        position += 4
+        values.append(message[position : position + size] if size >= 0 else None)
+        position += max(0, size)
+    return values
+
+
+def _likely_type(raw: bytes) -> int:
+    """What a binary value is taken for where no one says its type; 0 is text."""
+    try:
+        if raw.decode().isprintable():
+            return 0
+    except UnicodeDecodeError:
+        pass
+    return _BY_LENGTH.get(len(raw), 0)
+
+
+def _text_row(message: bytes) -> list[bytes | None]:
+    """The first values of a row of a COPY in text; one with escapes feeds no loop."""
+    values = message.rstrip(b"\r\n").split(b"\t", MAX_COLUMNS)[:MAX_COLUMNS]
+    return [None if b"\\" in value else value for value in values]

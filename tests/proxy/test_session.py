@@ -191,8 +191,38 @@ def test_types_come_from_the_parameter_description() -> None:
     talk.server(BOUND, rows(1), complete("SELECT 1"), ready())
     assert talk.only.parameters[0].value == "-5"
     assert talk.only.parameters[0].oid == 20
-    assert talk.only.reused
     assert talk.only.prepared == "s"
+
+
+def test_a_statement_is_reused_from_its_second_execution_on() -> None:
+    talk = Talk().client(parse("SELECT $1 /*request_id='r1'*/", "s"), SYNC).server(PARSED, ready())
+    for value in (b"1", b"2"):
+        talk.client(bind(value, name="s"), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    talk.client(parse("SELECT $1 /*request_id='r2'*/", "s"), SYNC).server(PARSED, ready())
+    talk.client(bind(b"3", name="s"), execute(), bind(b"4", name="s"), execute(), SYNC)
+    talk.server(*[BOUND + rows(1) + complete("SELECT 1")] * 2, ready())
+    assert [one.reused for one in talk.executions] == [False, True, False, False]
+
+
+def test_the_unnamed_statement_is_reused_too() -> None:
+    talk = Talk().client(parse("SELECT $1"), describe(), SYNC).server(PARSED, frame("n"), ready())
+    for value in (b"1", b"2"):
+        talk.client(bind(value), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert [one.reused for one in talk.executions] == [False, True]
+
+
+def test_an_execution_that_failed_was_one() -> None:
+    talk = Talk().client(parse("SELECT 1 / $1", "s"), SYNC).server(PARSED, ready())
+    talk.client(bind(b"0", name="s"), execute(), SYNC).server(BOUND, error("22012"), ready())
+    talk.client(bind(b"1", name="s"), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert [one.reused for one in talk.executions] == [False, True]
+
+
+def test_a_statement_from_before_anyone_looked_counts_as_reused() -> None:
+    talk = Talk()
+    talk.session.statement(parse("SELECT $1", "s"))
+    talk.client(bind(b"1", name="s"), execute(), SYNC).server(BOUND, rows(1), complete("SELECT 1"), ready())
+    assert talk.only.reused
 
 
 def test_forty_thousand_parameters() -> None:
@@ -740,6 +770,68 @@ def test_rows_that_were_counted_leave_an_incomplete_sample() -> None:
     talk = Talk().client(query("SELECT 1"))
     talk.server(described(("id", INT4)), row(b"1"), row(b"2"), rows(5, 90), complete("SELECT 7"), ready())
     assert (sample_of(talk, 1).rows, sample_of(talk, 1).complete, talk.only.rows) == (2, False, 7)
+
+
+def test_of_a_long_row_the_short_values_are_sampled() -> None:
+    columns = described(("id", INT4), ("body", TEXT), ("author_id", INT4))
+    body = struct.pack("!Hi1sii1s", 3, 1, b"7", -2, 1, b"5")
+    talk = Talk().client(query("SELECT * FROM t"))
+    talk.server(columns, *[frame(PREFIX, PREFIX_HEAD.pack(ord("D"), 2_000) + body)] * 2, complete("SELECT 2"), ready())
+    assert kept(talk) == {"id": [hashed("7")] * 2, "body": [0, 0], "author_id": [hashed("5")] * 2}
+    assert (sample_of(talk, 1).complete, sample_of(talk, 1).digest) == (True, 0)
+    assert talk.only.bytes_received > 4_000
+
+
+PGCOPY = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+
+
+def copied(*values: bytes | None, lead: bytes = b"") -> bytes:
+    return frame("d", lead + row(*values)[5:])
+
+
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("COPY (SELECT b.id, author_id, u AS key, t FROM books b) TO STDOUT (FORMAT binary)", "id author_id key t"),
+        ("copy books (id, author_id, key, t) to stdout with binary", "id author_id key t"),
+        ("COPY books TO STDOUT BINARY", "column 1,column 2,column 3,column 4"),
+    ],
+)
+def test_the_rows_of_a_binary_copy_are_sampled_by_their_text(sql: str, names: str) -> None:
+    key = "0af76519-16cd-43dd-8448-eb211c80319c"
+    one = (struct.pack("!i", 7), struct.pack("!q", -5), bytes.fromhex(key.replace("-", "")), b"Zo\xc3\xab")
+    two = (struct.pack("!i", 8), None, None, b"x" * 65)
+    talk = Talk().client(query(sql)).server(frame("H", b"\1" + struct.pack("!HHHHH", 4, 1, 1, 1, 1)))
+    talk.server(copied(*one, lead=PGCOPY), copied(*two), frame("d", b"\xff\xff"), frame("c"))
+    talk.server(complete("COPY 2"), ready())
+    found = [[hashed("7"), hashed("8")], [hashed("-5"), 0], [hashed(key), 0], [hashed("Zo\xeb"), 0]]
+    assert kept(talk) == dict(zip(names.split("," if "," in names else " "), found, strict=True))
+    assert talk.only.rows == 2
+
+
+def test_the_rows_of_a_copy_in_text_are_sampled() -> None:
+    talk = Talk().client(query("COPY (SELECT id, name, count(*) FROM t) TO STDOUT")).server(frame("H", bytes(3)))
+    talk.server(frame("d", b"7\tZo\xc3\xab\t1\n"), frame("d", b"8\t\\N\t2\n"), frame("d", b"9\ta\\tb\t3\n"))
+    talk.server(frame("c"), complete("COPY 3"), ready())
+    assert kept(talk) == {
+        "id": [hashed("7"), hashed("8"), hashed("9")],
+        "name": [hashed("Zo\xeb"), 0, 0],
+        "column 3": [hashed("1"), hashed("2"), hashed("3")],
+    }
+
+
+@pytest.mark.parametrize("options", ["CSV", "(FORMAT csv)", "WITH DELIMITER ';'", "(NULL '')"])
+def test_the_rows_of_another_format_are_not(options: str) -> None:
+    talk = Talk().client(query(f"COPY t TO STDOUT {options}")).server(frame("H", bytes(3)), frame("d", b"7,8\n") * 2)
+    talk.server(frame("c"), complete("COPY 2"), ready())
+    assert (talk.samples.of(1), talk.only.rows) == (None, 2)
+
+
+def test_a_binary_copy_that_is_none_hurts_nobody() -> None:
+    for body in (b"", b"\0", b"\0\3", PGCOPY, PGCOPY[:15] + b"\x7f\xff\xff\xff", b"\0\2\0\0\0\7ab"):
+        talk = Talk().client(query("COPY t TO STDOUT BINARY")).server(frame("H", b"\1\0\0"), frame("d", body) * 2)
+        talk.server(frame("c"), complete("COPY 2"), ready())
+        assert talk.only.rows == 2
 
 
 def test_a_description_of_very_many_columns_is_cut_and_hurts_nobody() -> None:

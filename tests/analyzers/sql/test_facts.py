@@ -33,6 +33,17 @@ CASES = [
     ("SELECT 1 FROM t WHERE a IS NOT NULL", ["t"], []),
     ('SELECT 1 FROM "Odd Table" WHERE "Odd" = 1', ["Odd Table"], ["Odd Table.Odd eq"]),
 ]
+COPIES = [
+    ("COPY s.t (a, b) FROM STDIN", ["s.t"]),
+    ("copy t to stdout with (format binary)", ["t"]),
+    ("COPY (SELECT a FROM t JOIN u USING (a)) TO STDOUT", ["t", "u"]),
+    ('COPY "Odd Table" TO STDOUT', ["Odd Table"]),
+]
+
+
+@pytest.mark.parametrize(("sql", "tables"), COPIES)
+def test_the_tables_of_a_copy(sql: str, tables: list[str]) -> None:
+    assert list(of(sql).tables) == tables
 
 
 @pytest.mark.parametrize(("sql", "tables", "uses"), CASES)

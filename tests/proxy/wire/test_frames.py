@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pgtattle.proxy.wire import batch, frames
 from pgtattle.proxy.wire.batch import COUNTED, COUNTED_BODY, PREFIX, PREFIX_HEAD
-from pgtattle.proxy.wire.frames import KEPT, REASONS, ROW, SAMPLED
+from pgtattle.proxy.wire.frames import COPY_HEADER, KEPT, REASONS, ROW, SAMPLED, SQL
+from pgtattle.proxy.wire.long_rows import COLUMNS, OMITTED
 
 Frame = tuple[int, bytes]
 TWINS: list[ModuleType] = [frames]
@@ -136,8 +137,8 @@ def test_the_first_rows_of_each_result_pass_and_the_others_are_counted(twin: Mod
     tapped.client(frame("Q", b"select 1; select 2; select 3\0"))
     tapped.out.clear()
     done = frame("C", b"SELECT 1\0")
-    long = frame("D", bytes(ROW - 3))
-    stream = row * (fit + 9) + done + row * 2 + long + row + done + frame("D", bytes(ROW - 4)) + done + READY
+    longest = frame("D", bytes(ROW - 4))
+    stream = row * (fit + 9) + done + row * 2 + done + longest + done + READY
     for piece in pieces(stream, [100, 3_000, 40_000]):
         tapped.server(piece)
     whole = (ord("D"), bytes(600))
@@ -146,13 +147,88 @@ def test_the_first_rows_of_each_result_pass_and_the_others_are_counted(twin: Mod
         (COUNTED, COUNTED_BODY.pack(ord("D"), 9, 9 * len(row))),
         (ord("C"), b"SELECT 1\0"),
         *[whole] * 2,
-        (COUNTED, COUNTED_BODY.pack(ord("D"), 1, len(long))),
-        whole,
         (ord("C"), b"SELECT 1\0"),
         (ord("D"), bytes(ROW - 4)),
         (ord("C"), b"SELECT 1\0"),
         (ord("Z"), b"I"),
     ]
+
+
+def values(*given: bytes | int | None) -> bytes:
+    """The body of a DataRow; of a number only that length is said, as of a long value that was left out."""
+    body = len(given).to_bytes(2, "big")
+    for one in given:
+        size = -1 if one is None else one if isinstance(one, int) else len(one)
+        body += size.to_bytes(4, "big", signed=True) + (one if isinstance(one, bytes) else b"")
+    return body
+
+
+@pytest.mark.parametrize("cuts", [[], [8], [40, 41, 42, 1_400], list(range(0, 1_600))])
+def test_of_long_rows_the_short_values_pass(twin: ModuleType, cuts: list[int]) -> None:
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"select 1\0"))
+    tapped.out.clear()
+    first = values(b"17", None, b"x" * 1_300, b"", b"y" * 64, b"z" * 65, b"last")
+    wide = values(*[b"%04d" % number for number in range(200)])
+    short = values(b"1", b"2")
+    all_short = values(*[b"%060d" % number for number in range(20)])
+    stream = b"".join(frame("D", one) for one in (first, wide, short, all_short)) + frame("C", b"SELECT 4\0") + READY
+    for piece in pieces(stream, cuts):
+        tapped.server(piece)
+    assert parsed(tapped.trimmed()) == [
+        (
+            PREFIX,
+            PREFIX_HEAD.pack(ord("D"), len(first) + 4) + values(b"17", None, OMITTED, b"", b"y" * 64, OMITTED, b"last"),
+        ),
+        (PREFIX, PREFIX_HEAD.pack(ord("D"), len(wide) + 4) + wide[: 2 + COLUMNS * 8]),
+        (ord("D"), short),
+        (ord("D"), all_short),
+        (ord("C"), b"SELECT 4\0"),
+        (ord("Z"), b"I"),
+    ]
+
+
+def test_long_rows_are_sampled_up_to_the_same_bound(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"select 1\0"))
+    tapped.out.clear()
+    row = frame("D", values(b"17", b"x" * 100_000))
+    for _ in range(3_000):
+        tapped.server(row)
+    kept = [kind for kind, _ in summary(tapped.trimmed())]
+    assert kept[-1] == COUNTED
+    assert SAMPLED - 2 * ROW < kept.count(PREFIX) * 17 <= SAMPLED
+
+
+def test_what_the_server_copies_passes_as_rows_do(twin: ModuleType) -> None:
+    tapped = Tapped(twin)
+    tapped.client(frame("Q", b"copy t to stdout; copy t to stdout (format binary)\0"))
+    tapped.out.clear()
+    header = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+    assert len(header) == COPY_HEADER
+    long = values(b"\0\0\0\7", b"x" * 2_000, b"\0\0\0\5")
+    kept = values(b"\0\0\0\7", OMITTED, b"\0\0\0\5")
+    done = frame("c") + frame("C", b"COPY 2\0")
+    stream = frame("H", bytes(3)) + frame("d", b"1\t2\n") + frame("d", b"x" * 1_500) + done
+    stream += frame("H", b"\1\0\0") + frame("d", header + long) + frame("d", long) + frame("d", b"\xff\xff") + done
+    for piece in pieces(stream + READY, [30, 1_600, 1_700, 3_000]):
+        tapped.server(piece)
+    assert [one for one in parsed(tapped.trimmed()) if one[0] in (PREFIX, COUNTED, ord("d"))] == [
+        (ord("d"), b"1\t2\n"),
+        (COUNTED, COUNTED_BODY.pack(ord("d"), 1, 1_505)),
+        (PREFIX, PREFIX_HEAD.pack(ord("d"), len(header + long) + 4) + header + kept),
+        (PREFIX, PREFIX_HEAD.pack(ord("d"), len(long) + 4) + kept),
+        (ord("d"), b"\xff\xff"),
+    ]
+
+
+def test_a_long_row_that_is_none_costs_nothing_either(twin: ModuleType) -> None:
+    for body in (bytes(2_000), b"\xff" * 2_000, b"\0\1\7" + bytes(2_000), b"\0\2\0\0\0\1x\0\0\7\xf0" + bytes(2_000)):
+        tapped = Tapped(twin)
+        tapped.client(frame("Q", b"select 1\0"))
+        tapped.out.clear()
+        tapped.server(frame("D", body) + frame("C", b"SELECT 1\0") + READY)
+        assert [kind for kind, _ in parsed(tapped.trimmed())] == [PREFIX, ord("C"), ord("Z")]
 
 
 def test_passwords_and_keys_are_dropped(twin: ModuleType) -> None:
@@ -168,12 +244,16 @@ def test_passwords_and_keys_are_dropped(twin: ModuleType) -> None:
 
 
 def test_a_long_statement_keeps_its_beginning_and_says_its_length(twin: ModuleType) -> None:
-    body = b"select '" + b"x" * 100_000 + b"'\0"
+    body = b"select '" + b"x" * 300_000 + b"'\0"
+    fits = body[: SQL - 1] + b"\0"
+    bound = b"\0\0" + bytes(100_000)
     tapped = Tapped(twin)
-    for piece in pieces(frame("Q", body) + SYNC, [10, 70_000]):
+    for piece in pieces(frame("Q", body) + frame("P", fits) + frame("B", bound) + SYNC, [10, 70_000, 400_000]):
         tapped.client(piece)
     assert parsed(tapped.trimmed()) == [
-        (PREFIX, PREFIX_HEAD.pack(ord("Q"), len(body) + 4) + body[:KEPT]),
+        (PREFIX, PREFIX_HEAD.pack(ord("Q"), len(body) + 4) + body[:SQL]),
+        (ord("P"), fits),
+        (PREFIX, PREFIX_HEAD.pack(ord("B"), len(bound) + 4) + bound[:KEPT]),
         (ord("S"), b""),
     ]
 
@@ -182,16 +262,18 @@ def test_a_row_of_a_gibibyte_costs_no_memory(twin: ModuleType) -> None:
     tapped = Tapped(twin)
     tapped.client(frame("Q", b"\0"))
     tapped.out.clear()
-    tapped.server(b"D" + (0x3FFFFFFF).to_bytes(4, "big") + bytes(1000))
-    assert parsed(tapped.trimmed()) == [(COUNTED, COUNTED_BODY.pack(ord("D"), 1, 0x40000000))]
-    left = 0x3FFFFFFF - 4 - 1000
+    begun = b"\0\2" + (0x3FFFFFFF - 4 - 10 - 1).to_bytes(4, "big") + bytes(1000)
+    tapped.server(b"D" + (0x3FFFFFFF).to_bytes(4, "big") + begun)
+    assert tapped.out == b""
+    left = 0x3FFFFFFF - 4 - 1006 - 5
     block = bytes(1 << 20)
     while left > len(block):
         assert tapped.server(block) == 0
         left -= len(block)
     assert tapped.out == b""
-    tapped.server(bytes(left) + frame("C", b"x\0") + READY)
-    assert tapped.trimmed() == frame("C", b"x\0") + READY
+    tapped.server(bytes(left) + b"\0\0\0\1x" + frame("C", b"x\0") + READY)
+    row = PREFIX_HEAD.pack(ord("D"), 0x3FFFFFFF) + values(OMITTED, b"x")
+    assert parsed(tapped.trimmed()) == [(PREFIX, row), (ord("C"), b"x\0"), (ord("Z"), b"I")]
 
 
 @pytest.mark.parametrize(
@@ -396,7 +478,7 @@ def test_named_statements_are_told_once_they_are_made(twin: ModuleType) -> None:
 def test_a_statement_too_large_to_keep_ends_the_one_before_it(twin: ModuleType) -> None:
     """Else that one would be sent again in its place after a gap."""
     tapped = Tapped(twin)
-    tapped.client(frame("P", b"a\0" + b" " * frames.KEPT + b"\0\0\0") + SYNC)
+    tapped.client(frame("P", b"a\0" + b" " * frames.SQL + b"\0\0\0") + SYNC)
     tapped.server(frame("1") + READY)
     assert tapped.state.events == [(frames.CLOSED, b"a")]
 
@@ -432,19 +514,25 @@ def test_endlessly_many_suspended_portals_are_given_up(twin: ModuleType) -> None
 # -- both twins see the same ----------------------------------------------------------------------------------------
 
 bodies = st.one_of(
-    st.sampled_from([b"", b"\0", b"a\0", b"\0\0", b"a\0b\0\0\0", b"Sa\0", b"Pa\0", b"I", b"T", b"E", b"SELECT 1\0"]),
+    st.sampled_from(
+        [b"", b"\0", b"\1", b"a\0", b"\0\0", b"a\0b\0\0\0", b"Sa\0", b"Pa\0", b"I", b"T", b"E", b"SELECT 1\0"]
+    ),
     st.binary(max_size=40),
-    st.integers(KEPT - 3, KEPT + 3).map(bytes),
+    st.sampled_from([KEPT, SQL]).flatmap(lambda bound: st.integers(bound - 3, bound + 3)).map(bytes),
+    st.lists(
+        st.one_of(st.none(), st.integers(-3, 70), st.sampled_from([0, 3, 63, 64, 65, 700, 2_000]).map(bytes)),
+        max_size=40,
+    ).map(lambda given: values(*given)),
 )
 streams = st.lists(st.tuples(st.sampled_from("QPBEDCSHFdcfpX"), bodies).map(lambda pair: frame(*pair)), max_size=10)
 answers = st.lists(
-    st.tuples(st.sampled_from("CIEZTtn123sGHSNARKVcDDDd"), bodies).map(lambda pair: frame(*pair)), max_size=10
+    st.tuples(st.sampled_from("CIEZTtn123sGHHSNARKVcDDDddd"), bodies).map(lambda pair: frame(*pair)), max_size=10
 )
 turns = st.lists(
     st.tuples(st.booleans(), st.one_of(st.binary(max_size=60), streams.map(b"".join), answers.map(b"".join))),
     max_size=8,
 )
-cuts = st.lists(st.integers(0, 70_000), max_size=8)
+cuts = st.lists(st.integers(0, 300_000), max_size=8)
 
 
 def run(twin: ModuleType, turns: list[tuple[bool, bytes]], cuts: list[int], blind: bool) -> Any:
@@ -474,7 +562,7 @@ def test_the_twins_pair_alike(parts: list[bytes], cuts: list[int]) -> None:
     assert run(TWINS[0], turns, cuts, False) == run(TWINS[1], turns, cuts, False)
 
 
-@given(st.lists(st.tuples(st.sampled_from("TDDDAdS"), bodies).map(lambda pair: frame(*pair)), max_size=12), cuts)
+@given(st.lists(st.tuples(st.sampled_from("TDDDAHdddS"), bodies).map(lambda pair: frame(*pair)), max_size=12), cuts)
 def test_any_cut_gives_the_same_frames(parts: list[bytes], cuts: list[int]) -> None:
     found = []
     for these in ([], cuts):
