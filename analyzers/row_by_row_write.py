@@ -32,7 +32,7 @@ from pgtattle.analyzers.repetition import (
 from pgtattle.analyzers.rewrites import Candidate, Rewrites, are_listed, arrays_of, rows_of, values_of
 from pgtattle.analyzers.sql.facts import Facts
 from pgtattle.analyzers.sql.facts_cache import FactsCache
-from pgtattle.analyzers.sql.rewrite_writes import write_all
+from pgtattle.analyzers.sql.rewrite_writes import UNKNOWN, write_all
 from pgtattle.analyzers.values import MOST, Finder, finder_of, keys_of, varying_places
 from pgtattle.proxy.events import Statement, Unit
 from pgtattle.proxy.execution import Execution
@@ -51,7 +51,7 @@ _TYPES: Final = {
     16: "boolean", 20: "bigint", 21: "bigint", 23: "bigint", 25: "text", 700: "real", 701: "double precision",
     1043: "varchar", 1082: "date", 1114: "timestamp", 1184: "timestamptz", 1700: "numeric", 2950: "uuid",
 }  # fmt: skip
-_LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": "text"}
+_LITERALS: Final = {"integer": "bigint", "numeric": "numeric", "string": UNKNOWN}
 _INSERT: Final = "one INSERT of many rows (VALUES …, … or SELECT … FROM unnest(…))"
 _MERGE: Final = "write them with one MERGE … USING (VALUES …, …) or USING unnest(…), in which no key is twice"
 

@@ -36,8 +36,8 @@ _CALLS: Final = frozenset(("nextval", "random", "uuid_generate_v4", "clock_times
 
 _KEEPING: Final = frozenset(("SMALLINT", "INT", "BIGINT", "UUID", "TEXT", "VARCHAR"))
 """Types to which a key may be cast: different values stay different."""
-_SURE: Final = frozenset(("bigint", "date", "numeric", "uuid"))
-"""Types that are a column's own where a value is compared to it; a text may stand for anything."""
+UNKNOWN: Final = "unknown"
+"""The type of a literal that is a text where it is SET, and where it is compared of the column's own."""
 
 
 @lru_cache(256)
@@ -123,7 +123,7 @@ def _merge(tree: exp.Merge, types: Mapping[int, str], last: int, varying: Collec
     if on is None or on.find(exp.Or, exp.Not) or not key or changed & {one.column.name for one in asked}:
         return None
     # A parameter of no type is a text in VALUES, where a literal has one of its own.
-    kinds = [types.get(number_of(one) or 0) for one in row]
+    kinds = [types.get(number_of(one) or 0, "").replace(UNKNOWN, "") for one in row]
     typed = [exp.cast(one.copy(), kind) if kind else one.copy() for one, kind in zip(row, kinds, strict=True)]
     values = exp.Values(
         expressions=[exp.Tuple(expressions=typed)],
@@ -199,7 +199,7 @@ def _update(tree: exp.Update, types: Mapping[int, str], last: int, varying: Coll
 def _by_keys(where: exp.Where, types: Mapping[int, str], last: int, varying: Collection[int]) -> Batch | None:
     """The statement for all keys, where nothing else changes."""
     keys = _keys(where, varying)
-    sure = {number: type_ for number, type_ in types.items() if type_ in _SURE}
+    sure = {number: type_ for number, type_ in types.items() if type_ != UNKNOWN}
     again = keys.ask(sure, last) if keys is not None else None
     if keys is None or again is None:
         return None
@@ -260,5 +260,5 @@ def _wanted(
     numbers = sorted(set(numbers))
     if not all(types[number] for number in numbers):
         return ""
-    arrays = ", ".join(f"${number}::{types[number]}[]" for number in numbers)
+    arrays = ", ".join(f"${number}::{types[number].replace(UNKNOWN, 'text')}[]" for number in numbers)
     return f"unnest({arrays}) AS wanted({', '.join(f'v{number}' for number in numbers)})"
