@@ -1,4 +1,4 @@
-"""`missing-index`: a table is read whole to find a few rows, and an index would find them.
+"""`missing-index`: a table is read whole to find a few rows or sort out the first ones, and an index would find them.
 
 Enters: executions, later the planner's answer about one of a statement. Leaves: questions, and findings that the plan
 supports, until it says that they are gone. Every statement that an index could serve is asked about, a few at a time
@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from pgtattle.analyzers.analyzer import Analyzer, Outcome
 from pgtattle.analyzers.backlog import Backlog, Key
 from pgtattle.analyzers.finding import Finding
-from pgtattle.analyzers.plan.candidates import is_indexed, reads, serves
+from pgtattle.analyzers.plan import scans
+from pgtattle.analyzers.plan.candidates import is_indexed, serves
 from pgtattle.analyzers.plan.model import Node, read
 from pgtattle.analyzers.questions import Answer, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 from pgtattle.analyzers.schedule import SILENT_NS, STANDING_NS, UNANSWERED_NS, Allowance, Schedule
@@ -39,13 +40,10 @@ MAX_ASKED: Final = 1_000
 """Statements that a change of the schema has asked about again."""
 MAX_OPEN: Final = 2
 """First questions that are asked at the same time: the next one follows an answer, as fast as the planner answers."""
-MAX_SHARE: Final = 0.05
-"""A scan that returns more of the table than this is not helped by an index."""
-MIN_COST_SHARE: Final = 0.3
 MIN_GAIN: Final = 0.2
 
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
-_CONDITION: Final = re.compile(r"\b(?:WHERE|ON)\b")
+_CONDITION: Final = re.compile(r"\b(?:WHERE|ON|LIMIT|FETCH)\b")
 """Of a normal form. Without any there is nothing to parse for."""
 
 
@@ -215,7 +213,7 @@ class MissingIndex(Analyzer):
     def _ask(self, key: Key, seen: _Seen, execution: Execution) -> Iterable[Outcome]:
         """The question about a statement, if an index could serve it."""
         facts = self._facts.of(execution.text)
-        uses = tuple(use for use in facts.uses if serves(use))
+        uses = tuple(use for use in facts.uses if serves(use, facts.has_limit))
         seen.barren = not uses
         if not uses:
             return ()
@@ -280,14 +278,14 @@ class MissingIndex(Analyzer):
         tables = {facts.name: facts for facts in answer.tables}
         for candidate in answer.candidates:
             facts = tables[candidate.table]
-            scan = self._scan(root, facts)
-            if scan is None:
+            scan = scans.for_first_rows(root, facts) if candidate.ordered else scans.for_few_rows(root, facts)
+            if scan is None or facts.rows < self._min_rows:
                 continue
             after: float | None = None
             if answer.tried:
                 name, plan = plans.get(candidate, ("", root))
-                used = any(node.index == name for node in plan.walk()) if name else False
-                if not used or plan.total_cost > root.total_cost * (1 - MIN_GAIN):
+                used = any(node.index == name and (node.searched or candidate.ordered) for node in plan.walk())
+                if not (name and used) or plan.total_cost > root.total_cost * (1 - MIN_GAIN):
                     continue
                 after = plan.total_cost
             else:
@@ -316,26 +314,10 @@ class MissingIndex(Analyzer):
                     return False
                 if not all(name in facts.columns and facts.columns[name].btree for name in evidence.columns):
                     return False
-                scanned = any(
-                    node.filtered and (node.kind == "Seq Scan" and reads(node, facts)) for node in root.walk()
-                )
-                refused = answer.tried and known.confidence != "proven" and self._scan(root, facts) is not None
+                scanned = any(node.filtered and scans.of_all(node, facts) for node in root.walk())
+                refused = answer.tried and known.confidence != "proven" and scans.for_few_rows(root, facts) is not None
                 return scanned and not refused
         return False
-
-    def _scan(self, root: Node, facts: TableFacts) -> Node | None:
-        """The scan of the whole table that an index would spare, if it is what the statement costs."""
-        if facts.rows < self._min_rows:
-            return None
-        for node in root.walk():
-            if (
-                _is_scan(node, facts)
-                and node.filtered
-                and node.rows <= MAX_SHARE * facts.rows
-                and node.total_cost >= MIN_COST_SHARE * root.total_cost
-            ):
-                return node
-        return None
 
 
 def _is_whole(execution: Execution) -> bool:
@@ -355,11 +337,6 @@ def _cost(ns: int) -> Cost:
     return Cost(queries=1, ms=round(ns / 1e6, 3))
 
 
-def _is_scan(node: Node, facts: TableFacts) -> bool:
-    """True where a node reads the whole of a table."""
-    return node.kind == "Seq Scan" and reads(node, facts)
-
-
 def _finding(
     question: IndexQuestion,
     candidate: IndexCandidate,
@@ -370,6 +347,8 @@ def _finding(
 ) -> Finding:
     relation = facts.name.rpartition(".")[2]
     columns = ", ".join(candidate.columns)
+    read_whole = f"is read whole {'and sorted ' if candidate.ordered else ''}({facts.rows:,.0f} rows)"
+    purpose = f"to {'return the first' if candidate.ordered else 'find about'} {scan.rows:,.0f}"
     name = "_".join(("ix", relation, *candidate.columns))[:63]
     create = (
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {quoted(name)} "
@@ -388,8 +367,7 @@ def _finding(
         subject=f"{question.database}.{facts.schema}.{relation}({columns})",
         severity="medium",
         confidence="likely" if after is None else "proven",
-        title=f"{relation} is read whole ({facts.rows:,.0f} rows) to find about {scan.rows:,.0f}: "
-        f"no index on {columns}",
+        title=f"{relation} {read_whole} {purpose}: no index on {columns}",
         fingerprints=(question.statement.fingerprint,),
         sql=question.statement.sql,
         count=0,

@@ -12,10 +12,14 @@ from pgtattle.proxy.events import Parameter, Statement
 
 
 class IndexCandidate(Struct, frozen=True, kw_only=True):
-    """A btree to try: the table as the statement names it (schema optional) and its key columns."""
+    """A btree to try: the table as the statement names it (schema optional) and its key columns.
+
+    It is `ordered` where not its search but its order is wanted, for the first rows of a sort.
+    """
 
     table: str
     columns: tuple[str, ...]
+    ordered: bool = False
 
 
 class ColumnFacts(Struct, frozen=True):

@@ -15,8 +15,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from pgtattle.analyzers.plan.candidates import candidates, filtering, is_filtered_scan, reads
+from pgtattle.analyzers.plan.candidates import candidates, filtering
 from pgtattle.analyzers.plan.model import Node, read
+from pgtattle.analyzers.plan.scans import reads
 from pgtattle.analyzers.questions import ColumnFacts, IndexAnswer, IndexCandidate, IndexQuestion, TableFacts
 
 MAX_CANDIDATES: Final = 6
@@ -90,7 +91,9 @@ def ask(connection: Connection, question: IndexQuestion, explain: Callable[[], b
         behind = tuple(_behind_views(connection, plan, tables))
         tables += behind
         uses += tuple(use for facts in behind for use in filtering(plan, facts))
-    could = tuple(islice(candidates(uses, tables, plan), MAX_CANDIDATES))
+    # Only the planner shows whether an index serves an order.
+    found = (one for one in candidates(uses, tables, plan) if hypopg or not one.ordered)
+    could = tuple(islice(found, MAX_CANDIDATES))
     tried = [_try(connection, candidate, explain, hypopg) for candidate in could] if hypopg else []
     return IndexAnswer(
         question=question,
@@ -104,8 +107,9 @@ def ask(connection: Connection, question: IndexQuestion, explain: Callable[[], b
 
 def _behind_views(connection: Connection, plan: Node, known: tuple[TableFacts, ...]) -> Iterator[TableFacts]:
     """The tables that the plan reads and the statement does not name, or not by a column's name that is sure."""
-    scans = [node for node in plan.walk() if is_filtered_scan(node) and not any(reads(node, facts) for facts in known)]
-    for name in dict.fromkeys(f"{node.schema}.{node.relation}" for node in scans):
+    scans = [node for node in plan.walk() if node.kind == "Seq Scan" and node.filtered]
+    others = [node for node in scans if not any(reads(node, facts) for facts in known)]
+    for name in dict.fromkeys(f"{node.schema}.{node.relation}" for node in others):
         if (facts := _table(connection, name)) is not None:
             yield facts
 

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import Final
 
 from pgtattle.analyzers.plan.model import Node
+from pgtattle.analyzers.plan.scans import of_all, reads
 from pgtattle.analyzers.questions import IndexCandidate, TableFacts
 from pgtattle.analyzers.sql.facts import ColumnUse
 
@@ -23,23 +24,27 @@ UNKNOWN: Final = 0.01
 _ROLES: Final = frozenset(("eq", "null", "range", "join"))
 
 
-def serves(use: ColumnUse) -> bool:
-    """True for a use that a key could serve, as far as the statement alone shows."""
-    return bool(use.table) and not use.function and use.role in _ROLES
+def serves(use: ColumnUse, limited: bool) -> bool:
+    """True for a use that a key could serve, as far as the statement alone shows: an order where it is `limited`."""
+    return bool(use.table) and not use.function and (use.role in _ROLES or (limited and use.role == "order"))
 
 
 def candidates(uses: Iterable[ColumnUse], tables: Iterable[TableFacts], plan: Node) -> Iterator[IndexCandidate]:
     """Keys that can be built and are not there: the first of each table, then the second of each, and so on."""
-    served = [use for use in uses if serves(use)]
     of_tables: list[list[IndexCandidate]] = []
     for facts in tables:
         sources: dict[str, list[ColumnUse]] = {}
-        for use in served:
+        for use in uses:
             if use.table == facts.name and _fits(use, facts, plan):
                 sources.setdefault(use.source, []).append(use)
-        keys = dict.fromkeys(key for uses_of in sources.values() for key in _keys(uses_of, facts))
-        missing = [key for key in keys if not is_indexed(key, facts)]
-        of_tables.append([IndexCandidate(table=facts.name, columns=key) for key in missing])
+        searched = dict.fromkeys(key for mine in sources.values() for key in _keys(mine, facts))
+        ordered = dict.fromkeys(key for mine in sources.values() if (key := _order(mine, facts)))
+        of_tables.append(
+            [
+                *(IndexCandidate(table=facts.name, columns=key) for key in searched if not is_indexed(key, facts)),
+                *(IndexCandidate(table=facts.name, columns=key, ordered=True) for key in ordered),
+            ]
+        )
     for ranked in zip_longest(*of_tables):
         yield from (candidate for candidate in ranked if candidate is not None)
 
@@ -49,24 +54,14 @@ def is_indexed(columns: tuple[str, ...], facts: TableFacts) -> bool:
     return any(set(index[: len(columns)]) == set(columns) for index in facts.indexes)
 
 
-def reads(node: Node, facts: TableFacts) -> bool:
-    """True for a node that reads this table."""
-    return node.relation == facts.name.rpartition(".")[2] and node.schema == facts.schema
-
-
-def is_filtered_scan(node: Node) -> bool:
-    """True for a node that reads the whole of a table and leaves rows out."""
-    return node.kind == "Seq Scan" and node.filtered
-
-
 def filtering(plan: Node, facts: TableFacts) -> Iterator[ColumnUse]:
     """The columns that a scan of a table leaves rows out by, each for itself: a plan does not show how it does.
 
     Worth a try, and no more: only a planner that takes an index on one of them shows that it serves.
     """
-    scans = [node for node in plan.walk() if is_filtered_scan(node) and reads(node, facts)]
+    scanned = [node for node in plan.walk() if node.filtered and of_all(node, facts)]
     for name in facts.columns:
-        if any(name in node.filter_names for node in scans):
+        if any(name in node.filter_names for node in scanned):
             yield ColumnUse(facts.name, name, "eq", source=f"plan.{name}")
 
 
@@ -87,6 +82,13 @@ def _keys(uses: list[ColumnUse], facts: TableFacts) -> tuple[tuple[str, ...], ..
     for join in joins:
         found.setdefault((join,))
     return tuple(found)
+
+
+def _order(uses: list[ColumnUse], facts: TableFacts) -> tuple[str, ...]:
+    """The columns of an ORDER BY of one direction that no index has: one is read forwards or backwards."""
+    key = _columns(uses, "order")[:MAX_WIDTH]
+    one_way = len({use.descending for use in uses if use.role == "order"}) == 1
+    return key if one_way and not any(index[: len(key)] == key for index in facts.indexes) else ()
 
 
 def _fits(use: ColumnUse, facts: TableFacts, plan: Node) -> bool:

@@ -24,15 +24,16 @@ _NAME: Final = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_\x80-\uffff][\w$]*)')
 class Node(Struct, frozen=True):
     """A plan node. `total_cost` is of all its runs together with its children, `rows` are estimated for one run.
 
-    `index` is one that is searched: a walk through the whole of an index finds nothing. `filter_names` are all names in
-    its filter: columns, and what else has one there. `casts` are its columns that are converted before they are
-    compared, each with the type.
+    An `index` that is not `searched` is walked through in its order. `filter_names` are all names in the node's filter:
+    columns, and what else has one there. `casts` are its columns that are converted before they are compared, each with
+    the type.
     """
 
     kind: str
     relation: str
     schema: str
     index: str
+    searched: bool
     rows: float
     startup_cost: float
     total_cost: float
@@ -68,7 +69,8 @@ def _node(plan: dict[str, Any], depth: int, runs: float, most: float) -> Node:
         kind=str(plan["Node Type"]),
         relation=str(plan.get("Relation Name", "")),
         schema=str(plan.get("Schema", "")),
-        index=str(plan.get("Index Name", "")) if "Index Cond" in plan else "",
+        index=str(plan.get("Index Name", "")),
+        searched="Index Cond" in plan,
         rows=float(plan.get("Plan Rows", 0)),
         startup_cost=float(plan.get("Startup Cost", 0)),
         total_cost=total_cost,

@@ -225,6 +225,52 @@ def test_tables_without_candidates_spoil_nothing(hypothetical: Database, plain: 
         assert "device" in columns
 
 
+ORDERED = {
+    "newest first": ("SELECT id FROM event ORDER BY other DESC LIMIT 10", ["other"]),
+    "oldest first": ("SELECT id FROM event ORDER BY other LIMIT 10 OFFSET 20", ["other"]),
+    "FETCH FIRST": ("SELECT id FROM event ORDER BY other FETCH FIRST 5 ROWS ONLY", ["other"]),
+    "a bound limit": ("SELECT id FROM event ORDER BY other DESC LIMIT $1", ["other"]),
+    "several columns": ("SELECT id FROM event e ORDER BY e.device DESC, e.other DESC LIMIT 10", ["device", "other"]),
+    "a condition that keeps most": ("SELECT id FROM event WHERE device > 3 ORDER BY other LIMIT 10", ["other"]),
+    "FOR UPDATE": ("SELECT id FROM event ORDER BY other LIMIT 1 FOR UPDATE SKIP LOCKED", ["other"]),
+    "a subquery": ("SELECT * FROM (SELECT id FROM event ORDER BY other DESC LIMIT 10) newest", ["other"]),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_the_first_rows_of_an_order_want_an_index_where_the_planner_takes_it(
+    hypothetical: Database, plain: Database, name: str
+) -> None:
+    sql, columns = ORDERED[name]
+    parameters = (Parameter(20, "10"),) if "$1" in sql else ()
+    assert found(hypothetical, sql, *parameters) == [("public.event", columns, "proven")]
+    assert found(plain, sql, *parameters) == []
+    (finding,) = ask(hypothetical, sql, *parameters)[0]
+    assert finding.title.startswith("event is read whole and sorted (30,000 rows) to return the first ")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM event ORDER BY other",
+        "SELECT id FROM event ORDER BY id DESC LIMIT 10",
+        "SELECT id FROM event ORDER BY other LIMIT 20000",
+        "SELECT id FROM event ORDER BY other DESC NULLS LAST LIMIT 10",
+        "SELECT id FROM event ORDER BY other % 7 LIMIT 10",
+        "SELECT id FROM event ORDER BY other, device DESC LIMIT 10",
+        "SELECT id FROM event ORDER BY as_box <-> '(1,2)'::point LIMIT 10",
+        "SELECT id FROM event ORDER BY random() LIMIT 10",
+        "SELECT device, count(*) FROM event GROUP BY device ORDER BY count(*) DESC LIMIT 10",
+        "SELECT number FROM owner ORDER BY name LIMIT 10",
+        "SELECT id FROM event LIMIT 10",
+        "SELECT id FROM parts ORDER BY device LIMIT 10",
+        "SELECT id FROM event_view ORDER BY machine LIMIT 10",
+    ],
+)
+def test_silence_where_an_index_gives_no_first_rows(hypothetical: Database, plain: Database, sql: str) -> None:
+    assert found(hypothetical, sql) == found(plain, sql) == []
+
+
 BEHIND = {
     "a column of another name": ("SELECT id FROM event_view WHERE machine = $1", ["device"]),
     "a view of a view": ("SELECT id FROM event_view_view WHERE engine = $1", ["device"]),

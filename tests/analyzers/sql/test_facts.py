@@ -54,6 +54,19 @@ def test_tables_and_uses(sql: str, tables: list[str], uses: list[str]) -> None:
     assert sorted(f"{use.table}.{use.column} {use.role} {use.function}".strip() for use in facts.uses) == sorted(uses)
 
 
+def test_each_mention_of_a_table_is_a_source_of_its_own() -> None:
+    facts = of("SELECT 1 FROM t a JOIN t b ON a.x = b.y WHERE a.z = 1 UNION SELECT 1 FROM t WHERE x = 1")
+    sources = [(use.column, use.source) for use in facts.uses]
+    assert len({source for _, source in sources}) == 3
+    assert {one for one in sources if one[0] in "xz"} >= {("x", "0.a"), ("z", "0.a")}
+
+
+def test_what_may_be_of_the_same_row_is_known_by_what_it_is_compared_to() -> None:
+    assert [use.compared_to for use in of("SELECT 1 FROM t WHERE x = y").uses] == ["y", "x"]
+    assert [use.compared_to for use in of("SELECT 1 FROM t WHERE t.x = y").uses] == ["y", "x"]
+    assert [use.compared_to for use in of("SELECT 1 FROM t a JOIN t b ON a.x = b.y").uses] == ["", ""]
+
+
 def test_flags() -> None:
     facts = of("SELECT count(*) FROM t WHERE a = 1 LIMIT 5 FOR UPDATE")
     assert (facts.has_limit, facts.has_aggregate, facts.locks) == (True, True, True)
@@ -147,16 +160,3 @@ def test_columns_are_found_lexically_where_it_was_not_parsed() -> None:
         "SELECT " + "(" * 100 + "x" + ")" * 100 + ' FROM r WHERE r.a = 2 AND b IN (3) AND "C" = ANY($1)'
     ).compared
     assert [(one.column, one.array) for one in found] == [("r.a", False), ("b", False), ("C", True)]
-
-
-def test_each_mention_of_a_table_is_a_source_of_its_own() -> None:
-    facts = of("SELECT 1 FROM t a JOIN t b ON a.x = b.y WHERE a.z = 1 UNION SELECT 1 FROM t WHERE x = 1")
-    sources = [(use.column, use.source) for use in facts.uses]
-    assert len({source for _, source in sources}) == 3
-    assert {one for one in sources if one[0] in "xz"} >= {("x", "0.a"), ("z", "0.a")}
-
-
-def test_what_may_be_of_the_same_row_is_known_by_what_it_is_compared_to() -> None:
-    assert [use.compared_to for use in of("SELECT 1 FROM t WHERE x = y").uses] == ["y", "x"]
-    assert [use.compared_to for use in of("SELECT 1 FROM t WHERE t.x = y").uses] == ["y", "x"]
-    assert [use.compared_to for use in of("SELECT 1 FROM t a JOIN t b ON a.x = b.y").uses] == ["", ""]
