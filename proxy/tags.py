@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from pgtattle.proxy.events import Parameter, Text
@@ -93,7 +94,7 @@ class SessionTags:
             self._before = None
 
     def _set_to(self, name: str, rest: str, lasting: bool) -> None:
-        if not (_TAG.fullmatch(name) or _is_asked(name)):
+        if not (_is_tag(name) or _is_asked(name)):
             return
         written = _COMMENT.sub("", rest).strip().rstrip(";").rstrip() if "/*" in rest or "--" in rest else rest.strip()
         literal = _LITERAL.fullmatch(written)
@@ -112,7 +113,7 @@ class SessionTags:
         for match in _SET_CONFIG.finditer(text.statement.sql):
             name, value = values.get(int(match[1])), values.get(int(match[2]))
             local = values.get(int(match[3][1:])) if match[3].startswith("$") else match[3]
-            if name and value is not None and (_TAG.fullmatch(name) or _is_asked(name.lower())):
+            if name and value is not None and (_is_tag(name.lower()) or _is_asked(name.lower())):
                 self._set(name.lower(), value, lasting=str(local).lower() not in ("true", "t", "on", "1", "yes"))
 
     def _set(self, name: str, value: str, *, lasting: bool) -> None:
@@ -130,13 +131,19 @@ class SessionTags:
 
     def _change(self, settings: Mapping[str, str]) -> None:
         self._settings = settings
-        now = {name: value[:MAX_VALUE] for name, value in settings.items() if _TAG.fullmatch(name)}
+        now = {name: value[:MAX_VALUE] for name, value in settings.items() if _is_tag(name)}
         if now != self.now:
             self.now = now
         asked = [(name, value) for name, value in settings.items() if _is_asked(name)]
         self.context = hash(frozenset(asked)) if asked else 0
 
 
+@lru_cache(1024)
+def _is_tag(name: str) -> bool:
+    return _TAG.fullmatch(name) is not None
+
+
+@lru_cache(1024)
 def _is_asked(name: str) -> bool:
     """True for a setting that is part of a question: of the custom ones all but those that name a request."""
     if _TAG.fullmatch(name):
