@@ -58,12 +58,14 @@ class SessionTags:
         self.now: Mapping[str, str] = {}
         self.context = 0
         self._settings: Mapping[str, str] = {}
+        self._published: Mapping[str, str] = self._settings
         self._before: Mapping[str, str] | None = None
         self._lasting: Mapping[str, str] = {}
 
     def application(self, name: str, at_login: str) -> None:
         """The server reported an application_name."""
         self._set("application_name", name if name != at_login else "", lasting=True)
+        self._publish()
 
     def executed(self, text: Text, parameters: tuple[Parameter, ...], succeeded: bool) -> None:
         """A statement ended."""
@@ -73,25 +75,33 @@ class SessionTags:
         if statement.kind == "read":
             if "set_config" in statement.sql:
                 self._set_config(text, parameters)
-        elif statement.command == "SET":
-            match = _SET.match(text.sql)
-            if match is not None:
-                self._set_to(_name(match[2]), match[3], lasting=(match[1] or "").strip().upper() != "LOCAL")
-        elif statement.command == "RESET":
-            match = _RESET.match(text.sql)
-            if match is not None:
-                self._reset(_name(match[1]))
-        elif statement.command == "DISCARD":
-            if statement.sql == "DISCARD ALL":
-                self._reset("session_authorization")
-                self._reset("role")
-            self._reset("all")
+                self._publish()
+        elif statement.kind == "session":
+            self._session(text)
+            self._publish()
 
     def transaction_ended(self, committed: bool) -> None:
         """Local settings end; a rollback takes the others back too."""
         if self._before is not None:
-            self._change(self._lasting if committed else self._before)
+            self._settings = self._lasting if committed else self._before
             self._before = None
+            self._publish()
+
+    def _session(self, text: Text) -> None:
+        command = text.statement.command
+        if command == "SET":
+            match = _SET.match(text.sql)
+            if match is not None:
+                self._set_to(_name(match[2]), match[3], lasting=(match[1] or "").strip().upper() != "LOCAL")
+        elif command == "RESET":
+            match = _RESET.match(text.sql)
+            if match is not None:
+                self._reset(_name(match[1]))
+        elif command == "DISCARD":
+            if text.statement.sql == "DISCARD ALL":
+                self._reset("session_authorization")
+                self._reset("role")
+            self._reset("all")
 
     def _set_to(self, name: str, rest: str, lasting: bool) -> None:
         if not (_is_tag(name) or _is_asked(name)):
@@ -120,7 +130,7 @@ class SessionTags:
         if self._before is None:
             # What is set from here on may be undone.
             self._before = self._lasting = self._settings
-        self._change(_with(self._settings, name, value))
+        self._settings = _with(self._settings, name, value)
         if lasting:
             self._lasting = _with(self._lasting, name, value)
 
@@ -129,8 +139,11 @@ class SessionTags:
         for one in names:
             self._set(one, "", lasting=True)
 
-    def _change(self, settings: Mapping[str, str]) -> None:
-        self._settings = settings
+    def _publish(self) -> None:
+        """Settings may have changed."""
+        if self._settings is self._published:
+            return
+        settings = self._published = self._settings
         now = {name: value[:MAX_VALUE] for name, value in settings.items() if _is_tag(name)}
         if now != self.now:
             self.now = now
