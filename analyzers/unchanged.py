@@ -147,10 +147,10 @@ class Unchanged:
         facts = self._facts.of(text)
         if statement.kind == "copy" and " TO " in statement.sql:
             return _NOTHING
+        if statement.command in _OPAQUE:
+            return _ANYTHING
         if statement.kind in ("write", "ddl", "copy"):
             return _plain(facts.tables) or _ANYTHING
-        if statement.kind == "utility":
-            return _ANYTHING if statement.command in _OPAQUE else _NOTHING
         if statement.kind != "read":
             return _NOTHING
         if waits(statement.sql) or calls_unknown(statement.sql):

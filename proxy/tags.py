@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from pgtattle.proxy.events import Parameter, Text
@@ -57,12 +58,14 @@ class SessionTags:
         self.now: Mapping[str, str] = {}
         self.context = 0
         self._settings: Mapping[str, str] = {}
+        self._published: Mapping[str, str] = self._settings
         self._before: Mapping[str, str] | None = None
         self._lasting: Mapping[str, str] = {}
 
     def application(self, name: str, at_login: str) -> None:
         """The server reported an application_name."""
         self._set("application_name", name if name != at_login else "", lasting=True)
+        self._publish()
 
     def executed(self, text: Text, parameters: tuple[Parameter, ...], succeeded: bool) -> None:
         """A statement ended."""
@@ -72,28 +75,36 @@ class SessionTags:
         if statement.kind == "read":
             if "set_config" in statement.sql:
                 self._set_config(text, parameters)
-        elif statement.command == "SET":
-            match = _SET.match(text.sql)
-            if match is not None:
-                self._set_to(_name(match[2]), match[3], lasting=(match[1] or "").strip().upper() != "LOCAL")
-        elif statement.command == "RESET":
-            match = _RESET.match(text.sql)
-            if match is not None:
-                self._reset(_name(match[1]))
-        elif statement.command == "DISCARD":
-            if statement.sql == "DISCARD ALL":
-                self._reset("session_authorization")
-                self._reset("role")
-            self._reset("all")
+                self._publish()
+        elif statement.kind == "session":
+            self._session(text)
+            self._publish()
 
     def transaction_ended(self, committed: bool) -> None:
         """Local settings end; a rollback takes the others back too."""
         if self._before is not None:
-            self._change(self._lasting if committed else self._before)
+            self._settings = self._lasting if committed else self._before
             self._before = None
+            self._publish()
+
+    def _session(self, text: Text) -> None:
+        command = text.statement.command
+        if command == "SET":
+            match = _SET.match(text.sql)
+            if match is not None:
+                self._set_to(_name(match[2]), match[3], lasting=(match[1] or "").strip().upper() != "LOCAL")
+        elif command == "RESET":
+            match = _RESET.match(text.sql)
+            if match is not None:
+                self._reset(_name(match[1]))
+        elif command == "DISCARD":
+            if text.statement.sql == "DISCARD ALL":
+                self._reset("session_authorization")
+                self._reset("role")
+            self._reset("all")
 
     def _set_to(self, name: str, rest: str, lasting: bool) -> None:
-        if not (_TAG.fullmatch(name) or _is_asked(name)):
+        if not (_is_tag(name) or _is_asked(name)):
             return
         written = _COMMENT.sub("", rest).strip().rstrip(";").rstrip() if "/*" in rest or "--" in rest else rest.strip()
         literal = _LITERAL.fullmatch(written)
@@ -112,14 +123,14 @@ class SessionTags:
         for match in _SET_CONFIG.finditer(text.statement.sql):
             name, value = values.get(int(match[1])), values.get(int(match[2]))
             local = values.get(int(match[3][1:])) if match[3].startswith("$") else match[3]
-            if name and value is not None and (_TAG.fullmatch(name) or _is_asked(name.lower())):
+            if name and value is not None and (_is_tag(name.lower()) or _is_asked(name.lower())):
                 self._set(name.lower(), value, lasting=str(local).lower() not in ("true", "t", "on", "1", "yes"))
 
     def _set(self, name: str, value: str, *, lasting: bool) -> None:
         if self._before is None:
             # What is set from here on may be undone.
             self._before = self._lasting = self._settings
-        self._change(_with(self._settings, name, value))
+        self._settings = _with(self._settings, name, value)
         if lasting:
             self._lasting = _with(self._lasting, name, value)
 
@@ -128,15 +139,24 @@ class SessionTags:
         for one in names:
             self._set(one, "", lasting=True)
 
-    def _change(self, settings: Mapping[str, str]) -> None:
-        self._settings = settings
-        now = {name: value[:MAX_VALUE] for name, value in settings.items() if _TAG.fullmatch(name)}
+    def _publish(self) -> None:
+        """Settings may have changed."""
+        if self._settings is self._published:
+            return
+        settings = self._published = self._settings
+        now = {name: value[:MAX_VALUE] for name, value in settings.items() if _is_tag(name)}
         if now != self.now:
             self.now = now
         asked = [(name, value) for name, value in settings.items() if _is_asked(name)]
         self.context = hash(frozenset(asked)) if asked else 0
 
 
+@lru_cache(1024)
+def _is_tag(name: str) -> bool:
+    return _TAG.fullmatch(name) is not None
+
+
+@lru_cache(1024)
 def _is_asked(name: str) -> bool:
     """True for a setting that is part of a question: of the custom ones all but those that name a request."""
     if _TAG.fullmatch(name):

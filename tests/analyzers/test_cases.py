@@ -108,6 +108,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: dict[str, Client] = {}
     keys: tuple[str, ...] = ()
     unique: tuple[str, ...] = ()
+    standard_conforming_strings: bool = True
     rules: RuleSettings = RuleSettings()
 
 
@@ -198,7 +199,9 @@ class Replay:
             for value in step.params
         )
         name = self.filled(step.connection, counters)
-        return [(name, text, parameters) for text in self.texts.read(self.filled(step.sql, counters))]
+        escapes = not self.case.standard_conforming_strings
+        texts = self.texts.read(self.filled(step.sql, counters), escapes=escapes)
+        return [(name, text, parameters) for text in texts]
 
     def filled(self, text: str, counters: dict[str, int]) -> str:
         def number(match: re.Match[str]) -> str:
