@@ -11,10 +11,10 @@ from benchmarks.targets import cluster
 from pgtattle.proxy.demo.cluster import Cluster
 from tests.orm.languages import Unavailable
 from tests.orm.matrix import LOOPS, SCENARIOS, Outcome, Scenario, fill, outcome
-from tests.orm.shops import KNOWN, NO_WORDS_YET, ROWS, Row
+from tests.orm.shops import KNOWN, ROWS, Row
 
 HEAD: Final = (
-    f"| ORM | driver | tags | way | {' | '.join(SCENARIOS)} | told apart by | advice | cured | |",
+    f"| ORM | driver | tags | way | {' | '.join(SCENARIOS)} | signal | advice | cured | |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -51,30 +51,28 @@ def _line(server: Cluster, row: Row) -> tuple[str, bool]:
     signals = sorted({seen.signal for seen in one.loops.values()})
     cells = (
         *program,
-        *(_said(one, scenario) for scenario in SCENARIOS),
+        *(_found(one, scenario) for scenario in SCENARIOS),
         *("; ".join(signals) or "–", _advice(one), "; ".join(one.alarms) or "silent", _verdict(one)),
     )
     return f"| {' | '.join(cells)} |", bool(one.faults) != (str(row) in KNOWN)
 
 
-def _said(one: Outcome, scenario: Scenario) -> str:
-    said = []
+def _found(one: Outcome, scenario: Scenario) -> str:
+    cells = []
     for table, parent in LOOPS[scenario]:
         seen = one.loops.get(table)
         if seen is None:
-            said.append("–")
+            cells.append("–")
         elif seen.is_driven_by(parent):
-            said.append(f"{seen.severity} {seen.confidence}")
+            cells.append(f"{seen.severity} {seen.confidence}")
         else:
-            said.append(f"{seen.severity} {seen.confidence}, parent {seen.parent or 'unknown'}")
-    return "; ".join(dict.fromkeys(said))
+            cells.append(f"{seen.severity} {seen.confidence}, parent {seen.parent or 'unknown'}")
+    return "; ".join(dict.fromkeys(cells))
 
 
 def _advice(one: Outcome) -> str:
     if not one.loops:
         return "–"
-    if one.row.shop.orm in NO_WORDS_YET and not one.worded:
-        return "not yet"
     return f"`{one.row.shop.advice}`" if one.worded else "other"
 
 

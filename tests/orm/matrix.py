@@ -1,5 +1,5 @@
-"""Every ORM, driver, tag and way to the server: are the sick shop's loops found with their parents, and the cured one
-let alone?
+"""Every ORM, driver, tag and way to the server: are the sick shop's loops found with their parents, and is nothing
+reported for the cured one?
 
 Enters: which rows to run. Leaves: an outcome a row. Real servers throughout: PostgreSQL, and PgBouncer in transaction
 mode before pgtattle.
@@ -38,7 +38,7 @@ from benchmarks.targets import Target, pgbouncer, pgtattle
 from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import LoopEvidence, Report
 from tests.orm.languages import ROOT, folder_of
-from tests.orm.shops import NO_WORDS_YET, Row
+from tests.orm.shops import Row
 from tests.waiting import PATIENCE
 
 AT_ONCE: Final = 6
@@ -88,7 +88,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was said of a loop."""
+    """What was reported of a loop."""
 
     parent: str
     severity: str
@@ -107,14 +107,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was said of a row: of the sick shop's loops by table, and everything but `info` of the cured one."""
+    """What was reported for a row: the sick shop's loops by table, and everything but `info` for the cured one."""
 
     row: Row
     loops: dict[str, Seen]
     alarms: tuple[str, ...]
 
     def found(self, scenario: Scenario) -> bool:
-        """True where all loops were told at `likely` or better, with the column that drove them."""
+        """True where all loops were found at `likely` or better, with the column that drove them."""
         return all(
             (seen := self.loops.get(table)) is not None
             and seen.confidence in ("likely", "proven")
@@ -131,7 +131,7 @@ class Outcome:
     def faults(self) -> list[str]:
         """What is wrong with the row."""
         found = [f"{one} not found" for one in SCENARIOS if self.row.must_be_found and not self.found(one)]
-        if not self.worded and self.row.shop.orm not in NO_WORDS_YET:
+        if not self.worded:
             found.append(f"advice without {self.row.shop.advice}")
         return [*found, *self.alarms]
 

@@ -106,36 +106,8 @@ ROWS: Final = tuple(
     for way in shop.ways
 )
 
-NO_WORDS_YET: Final = frozenset(
-    {"tortoise", "drizzle", "drizzle-transaction", "objection", "objection-transaction"}
-) | {
-    "gorm",
-    "gorm-transaction",
-    "eloquent",
-    "diesel",
-    "diesel-transaction",
-}
-"""Shops for whose SQL pgtattle has no words of the framework yet."""
-
-_PREPARED: Final = (
-    "the id in a comment is not used where a statement is prepared in a round trip of its own, and then executed"
-)
-_NESTED: Final = "a loop in a loop, on a connection that serves one request after another in autocommit, has no proof"
-KNOWN: Final = {
-    **dict.fromkeys(
-        (
-            "database/sql lib/pq tagged direct",
-            "activerecord pg tagged direct",
-        ),
-        _PREPARED,
-    ),
-    **dict.fromkeys(
-        (
-            "node-postgres pg untagged direct",
-            "activerecord pg untagged direct",
-            "jdbc pgjdbc untagged direct",
-        ),
-        _NESTED,
-    ),
+KNOWN: Final[dict[str, str]] = {
+    "gorm pgx untagged PgBouncer": "on a connection of an unrecognised pooler, the pings of several clients count as "
+    "those of a pool that gives the connection out, and all requests between them as one",
 }
 """Rows by name that are wrong, and why."""

@@ -60,7 +60,7 @@ def marked(row: Row) -> Any:
 # The first row in a language fetches its packages.
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS if str(row) in SOME], ids=str)
-def test_the_sick_shop_is_found_and_the_cured_one_let_alone(server: Cluster, row: Row) -> None:
+def test_the_loops_are_found_and_nothing_is_reported_for_the_cured_shop(server: Cluster, row: Row) -> None:
     try:
         found = outcome(server, row)
     except Unavailable as reason:
