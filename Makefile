@@ -54,7 +54,7 @@ bench: .venv/wheel/.built ## compare the wheel with a direct connection and with
 verdicts: .venv/.dev ## one suite again and again, half of the times beside load: is the verdict the same
 	@$(BIN)/python -m tests.verdicts $(ARGS)
 
-orm: .venv/.dev ## a sick and a cured shop in every ORM: is the one found, the other let alone
+orm: .venv/.dev ## a shop in every ORM, with loops of queries and without: are they found, and nothing else reported
 	@$(BIN)/python -m tests.orm $(ARGS)
 
 compat: .venv/.dev ## run public test suites directly and through pgtattle, and compare

@@ -11,9 +11,11 @@ from typing import TypeVar
 
 import pytest
 
+from tests.orm.languages import LANGUAGES
+
 ALLOWED = frozenset({"needs root", "needs an unprivileged user", "no IPv6 on this machine"})
-NODE = ("node is not installed", "npm is not installed", "npm install failed")
-"""The project is Python's; its rows on Node.js are for machines that have it."""
+EXCUSES = tuple(excuse for language in LANGUAGES for excuse in language.excuses)
+"""The project is Python's; the shops in other languages are for machines that have those."""
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
@@ -23,7 +25,7 @@ def _judge(report: _Report) -> _Report:
         return report
     path, line, text = report.longrepr if isinstance(report.longrepr, tuple) else ("", 0, str(report.longrepr))
     reason = text.removeprefix("Skipped: ")
-    if reason not in ALLOWED and not reason.startswith(NODE):
+    if reason not in ALLOWED and not reason.startswith(EXCUSES):
         report.outcome = "failed"
         report.longrepr = f"{path}:{line}: skipped in CI: {reason} (the allowed reasons are in tests/skips.py)"
     return report

@@ -1,181 +1,232 @@
-"""Every ORM, driver, tag and way to the server: is the sick shop found with its parent, and the cured one let alone?
+"""Every ORM, driver, tag and way to the server: are the sick shop's loops found with their parents, and is nothing
+reported for the cured one?
 
-Enters: which rows to run. Leaves: an outcome a row. Real servers throughout: PostgreSQL, PgBouncer in transaction mode
-before pgtattle, WSGI, ASGI and Node.js servers with requests at once.
+Enters: which rows to run. Leaves: an outcome a row. Real servers throughout: PostgreSQL, and PgBouncer in transaction
+mode before pgtattle.
+
+A shop's program, in any language, is run in its folder as
+
+    PROGRAM ORM DRIVER SCENARIO TWIN
+
+with a scenario of `SCENARIOS` and the twin `sick` (queries in a loop) or `cured`. It answers `SHOP_REQUESTS` requests,
+`SHOP_AT_ONCE` at a time, as a server does in its language, and prints the rows of each as a line of JSON: a list of
+lists of strings, in any order. Like a server it then keeps its connections, until its standard
+input ends. The database is the one of `DATABASE_URL` and of the `PG*` variables. Where `SHOP_TAGGED`
+is set, each statement carries a comment `request_id='…',route='/SCENARIO'`, with an id for each request; where
+`SHOP_POOLED` is, PgBouncer is between, and no statement may be prepared by name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
+import re
 import subprocess
-import sys
+import tempfile
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import httpx
 import msgspec
 import psycopg
 
 from benchmarks.targets import Target, pgbouncer, pgtattle
-from pgtattle.proxy.demo.cluster import Cluster, free_port
+from pgtattle.proxy.demo.cluster import Cluster
 from pgtattle.proxy.schema import LoopEvidence, Report
-from tests.orm import npm
-from tests.orm.shops import BOOKS
+from tests.orm.languages import ROOT, folder_of
+from tests.orm.shops import Row
 from tests.waiting import PATIENCE
 
-ROOT: Final = Path(__file__).parents[2]
 AT_ONCE: Final = 6
 REQUESTS: Final = 12
 
-Way = Literal["direct", "PgBouncer"]
+Scenario = Literal["many-to-one", "one-to-many", "nested"]
+SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
+
+BOOKS: Final = "(SELECT * FROM books ORDER BY id LIMIT 20)"
+AUTHORS: Final = "(SELECT * FROM authors ORDER BY id LIMIT 10)"
+# What a request answers: books with their author, books with their chapters, authors with their books' reviews.
+QUERIES: Final[dict[Scenario, str]] = {
+    "many-to-one": f"SELECT b.title, a.name FROM {BOOKS} b JOIN authors a ON a.id = b.author_id",
+    "one-to-many": f"SELECT b.title, c.title FROM {BOOKS} b JOIN chapters c ON c.book_id = b.id",
+    "nested": f"SELECT a.name, b.title, r.body FROM {AUTHORS} a JOIN books b ON b.author_id = a.id "
+    "JOIN reviews r ON r.book_id = b.id",
+}
+# The tables that a sick twin reads in a loop, each with the table and column that drove it.
+LOOPS: Final[dict[Scenario, tuple[tuple[str, str], ...]]] = {
+    "many-to-one": (("authors", "books.author_id"),),
+    "one-to-many": (("chapters", "books.id"),),
+    "nested": (("books", "authors.id"), ("reviews", "books.id")),
+}
+# Ids are neither dense nor those of another table, nor in the order of what refers to them.
+TABLES: Final = """
+CREATE TABLE authors (id int PRIMARY KEY, name text NOT NULL);
+CREATE TABLE books (id int PRIMARY KEY, title text NOT NULL, author_id int NOT NULL REFERENCES authors);
+CREATE TABLE chapters (id int PRIMARY KEY, title text NOT NULL, book_id int NOT NULL REFERENCES books);
+CREATE TABLE reviews (id int PRIMARY KEY, body text NOT NULL, book_id int NOT NULL REFERENCES books);
+INSERT INTO authors SELECT 1000 + 7 * n, 'author ' || n FROM generate_series(1, 200) n;
+INSERT INTO books SELECT 50000 + 3 * n, 'book ' || n, 1007 + 7 * (n * 37 % 200) FROM generate_series(1, 600) n;
+INSERT INTO chapters SELECT 100000 + row_number() OVER (ORDER BY b.id, n), 'chapter ' || n, b.id
+    FROM books b, generate_series(1, b.id % 4) n;
+INSERT INTO reviews SELECT 200000 + row_number() OVER (ORDER BY b.id, n), 'review ' || n, b.id
+    FROM books b, generate_series(1, b.id % 5) n;
+CREATE INDEX ON books (author_id);
+CREATE INDEX ON chapters (book_id);
+CREATE INDEX ON reviews (book_id);
+ANALYZE;
+"""
+_TABLE: Final = re.compile(r'\bfrom\s+(?:"?public"?\.)?"?(\w+)', re.IGNORECASE)
+
+
+class Broken(Exception):
+    """A shop that does not run, or answers other rows than a direct connection."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One program: an ORM over a driver, with or without tags, directly or behind PgBouncer in transaction mode."""
+class Seen:
+    """What was reported of a loop."""
 
-    orm: str
-    driver: str
-    tagged: bool
-    way: Way
+    parent: str
+    severity: str
+    confidence: str
+    signal: str
+    advice: str
 
-    def __str__(self) -> str:
-        return f"{self.orm} {self.driver} {'tagged' if self.tagged else 'untagged'} {self.way}"
-
-    @property
-    def on_node(self) -> bool:
-        return (self.orm, self.driver) in NODE
-
-    @property
-    def must_be_found(self) -> bool:
-        """True where a request's signal exists: a tag, a transaction, or a connection that serves one request at a
-        time.
+    def is_driven_by(self, parent: str) -> bool:
+        """True where the parent is this column, by its name or by that which an ORM gives it in a result: with the name
+        of the table or model before it, or in camel case.
         """
-        return self.tagged or self.orm in IN_TRANSACTION or (self.way == "direct" and self.orm not in ANY_CONNECTION)
-
-
-IN_TRANSACTION: Final = {"sqlalchemy", "sqlalchemy-async", "knex-transaction", "prisma-transaction"}
-"""Each request is a transaction."""
-
-ANY_CONNECTION: Final = {"tortoise", "node-postgres-all", "knex", "prisma"}
-"""Each query takes any connection of the pool; Tortoise also resets it afterwards."""
-
-NODE: Final = (
-    ("node-postgres", "pg"),
-    ("node-postgres-all", "pg"),
-    ("knex", "pg"),
-    ("knex-transaction", "pg"),
-    ("prisma", "pg"),
-    ("prisma-transaction", "pg"),
-)
-ORMS: Final = (
-    ("django", "psycopg"),
-    ("sqlalchemy", "psycopg"),
-    ("sqlalchemy", "psycopg2"),
-    ("peewee", "psycopg2"),
-    ("sqlalchemy-async", "asyncpg"),
-    ("sqlalchemy-async", "psycopg"),
-    ("tortoise", "asyncpg"),
-    *NODE,
-)
-# Tortoise has no place where a statement can be changed before it is sent.
-ROWS: Final = tuple(
-    Row(orm, driver, tagged, way)
-    for orm, driver in ORMS
-    for tagged in (False, True)
-    for way in ("direct", "PgBouncer")
-    if not (orm == "tortoise" and tagged) and not (way == "PgBouncer" and driver == "asyncpg")
-)
+        table, _, column = parent.partition(".")
+        names = (column, f"{table}_{column}", f"{table[:-1]}_{column}", column.replace("_", ""))
+        return self.parent.removeprefix("public.").lower() in [f"{table}.{name}" for name in names]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was said of a row: of the sick shop's loop, and everything but `info` of the cured one."""
+    """What was reported for a row: the sick shop's loops by table, and everything but `info` for the cured one."""
 
     row: Row
-    severity: str
-    confidence: str
-    parent: str
-    proof: tuple[str, ...]
-    signal: str
-    count: int
+    loops: dict[str, Seen]
     alarms: tuple[str, ...]
 
-    @property
-    def found(self) -> bool:
-        """True where the loop was told at `likely` or better, with its parent, whose schema Prisma writes out."""
-        return self.confidence in ("likely", "proven") and self.parent.removeprefix("public.") == "books.author_id"
+    def found(self, scenario: Scenario) -> bool:
+        """True where all loops were found at `likely` or better, with the column that drove them."""
+        return all(
+            (seen := self.loops.get(table)) is not None
+            and seen.confidence in ("likely", "proven")
+            and seen.is_driven_by(parent)
+            for table, parent in LOOPS[scenario]
+        )
 
     @property
-    def right(self) -> bool:
-        return (self.found or not self.row.must_be_found) and not self.alarms
+    def worded(self) -> bool:
+        """True where the advice on each loop that was found is in the framework's words."""
+        return all(self.row.shop.advice in seen.advice for seen in self.loops.values())
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with the row."""
+        found = [f"{one} not found" for one in SCENARIOS if self.row.must_be_found and not self.found(one)]
+        if not self.worded:
+            found.append(f"advice without {self.row.shop.advice}")
+        return [*found, *self.alarms]
 
 
 def fill(cluster: Cluster) -> None:
-    """The shop's tables. Authors' ids are neither dense nor in the order of the books."""
+    """The shop's tables, with indexes on all that is looked up."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
-        connection.execute("CREATE TABLE authors (id int PRIMARY KEY, name text NOT NULL)")
-        connection.execute(
-            "CREATE TABLE books (id int PRIMARY KEY, title text NOT NULL, author_id int NOT NULL REFERENCES authors)"
-        )
-        connection.execute("INSERT INTO authors SELECT n, 'author ' || n FROM generate_series(1, 200) n")
-        connection.execute("INSERT INTO books SELECT n, 'book ' || n, 1 + n * 37 % 200 FROM generate_series(1, 200) n")
+        connection.execute(TABLES)
 
 
 def outcome(cluster: Cluster, row: Row) -> Outcome:
-    """Run both twins of a row, each through a pgtattle of its own; raises npm.Unavailable."""
-    if row.on_node:
-        npm.installed()  # before servers are started for nothing
-    sick, cured = (_visited(cluster, row, page) for page in ("sick", "cured"))
-    loops = [one for one in sick.findings if one.rule == "n-plus-one" and isinstance(one.evidence, LoopEvidence)]
+    """Run both twins of a row, each through a pgtattle of its own; raises languages.Unavailable and Broken."""
+    folder_of(row.shop.language)  # before servers are started for nothing
+    sick, cured = (_visited(cluster, row, twin) for twin in ("sick", "cured"))
     alarms = tuple(f"{one.rule} {one.severity}: {one.title}" for one in cured.findings if one.severity != "info")
-    for loop in loops:
-        evidence = loop.evidence
-        assert isinstance(evidence, LoopEvidence)
-        if "authors" in loop.sql:
-            parent = f"{evidence.parent}.{evidence.parent_column}" if evidence.parent_column else evidence.parent
-            return Outcome(
-                row, loop.severity, loop.confidence, parent, tuple(evidence.proof), evidence.signal, loop.count, alarms
-            )
-    return Outcome(row, "", "", "", (), "", 0, alarms)
+    return Outcome(row, _loops(sick), alarms)
 
 
-def _visited(cluster: Cluster, row: Row, page: str) -> Report:
+def _loops(report: Report) -> dict[str, Seen]:
+    """The loops of a report by table; of two on one table, the surer."""
+    found: dict[str, Seen] = {}
+    for one in report.findings:
+        evidence = one.evidence
+        if not isinstance(evidence, LoopEvidence):
+            continue
+        advice = one.suggestion.text if one.suggestion is not None else ""
+        for loop in evidence.loops or [evidence]:
+            sql = one.sql if loop is evidence else loop.sql
+            parent = f"{loop.parent}.{loop.parent_column}" if loop.parent_column else loop.parent
+            table = _TABLE.search(sql)
+            assert table is not None, sql
+            seen = Seen(parent, one.severity, one.confidence, evidence.signal, advice)
+            before = found.get(table[1])
+            if before is None or (before.confidence == "candidate" and before.confidence != seen.confidence):
+                found[table[1]] = seen
+    return found
+
+
+def _visited(cluster: Cluster, row: Row, twin: str) -> Report:
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(pgtattle(cluster))
         target = ours
         if row.way == "PgBouncer":
             target = stack.enter_context(pgbouncer(cluster, "transaction", ours.port))
-        port = stack.enter_context(_shop(target, row))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for answer in pool.map(
-                lambda _: httpx.get(f"http://127.0.0.1:{port}/{page}", timeout=PATIENCE), range(REQUESTS)
-            ):
-                assert answer.status_code == 200, answer.text
-                assert len(answer.text.splitlines()) == BOOKS
+        for scenario in SCENARIOS:
+            answers = stack.enter_context(_shop(target, row, scenario, twin))
+            if [sorted(answer) for answer in answers] != [_direct(cluster, scenario)] * REQUESTS:
+                raise Broken(f"{row} {scenario} {twin}: {answers}")
         content = httpx.get(f"http://{ours.api}/api/v1/report?settle=60", timeout=120).raise_for_status().content
         return msgspec.json.decode(content, type=Report)
 
 
+def _direct(cluster: Cluster, scenario: Scenario) -> list[list[str]]:
+    """The rows of a page, read over a direct connection."""
+    with psycopg.connect(cluster.dsn()) as connection:
+        return sorted(list(row) for row in connection.execute(QUERIES[scenario]).fetchall())
+
+
 @contextlib.contextmanager
-def _shop(target: Target, row: Row) -> Iterator[int]:
-    port = free_port()
-    folder = npm.installed() if row.on_node else ROOT
-    program = ["node", "shop.mjs"] if row.on_node else [sys.executable, "-m", "tests.orm.shops"]
-    command = [*program, row.orm, row.driver, str(port)]
-    command += ["--tagged"] * row.tagged + ["--pooled"] * (row.way == "PgBouncer")
+def _shop(target: Target, row: Row, scenario: Scenario, twin: str) -> Iterator[list[list[list[str]]]]:
+    """What a shop answers; its connections stay open meanwhile."""
+    shop = row.shop
+    where = target.environment
     environment = {
-        **target.environment,
+        **where,
+        "DATABASE_URL": "postgres://{PGUSER}@{PGHOST}:{PGPORT}/{PGDATABASE}?sslmode=disable".format_map(where),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "SHOP_REQUESTS": f"{REQUESTS}",
+        "SHOP_AT_ONCE": f"{AT_ONCE}",
+        "SHOP_TAGGED": "1" if row.tagged else "",
+        "SHOP_POOLED": "1" if row.way == "PgBouncer" else "",
     }
-    with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    command = [*shop.language.run, shop.orm, shop.driver, scenario, twin]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder_of(shop.language),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        hangs = threading.Timer(10 * PATIENCE, process.kill)
+        hangs.start()
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", f"the shop of {row} did not start"
-            yield port
+            lines = list(itertools.islice(process.stdout, REQUESTS))
+            if len(lines) < REQUESTS:
+                errors.seek(0)
+                raise Broken(f"{row} {scenario} {twin}: {errors.read()}")
+            hangs.cancel()
+            yield [json.loads(line) for line in lines]
         finally:
+            hangs.cancel()
             process.terminate()

@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks.targets import cluster
 from pgtattle.proxy.demo.cluster import Cluster
-from tests.orm.matrix import ROWS, Row, fill, outcome
-from tests.orm.npm import Unavailable
+from tests.orm.languages import RUST, Unavailable
+from tests.orm.matrix import fill, outcome
+from tests.orm.shops import KNOWN, ROWS, Row
 
 SOME = (
     "django psycopg untagged direct",
@@ -25,6 +26,18 @@ SOME = (
     "knex-transaction pg untagged PgBouncer",
     "prisma pg tagged PgBouncer",
     "prisma-transaction pg untagged direct",
+    "typeorm pg tagged direct",
+    "sequelize-transaction pg untagged direct",
+    "drizzle pg tagged PgBouncer",
+    "objection pg tagged direct",
+    "database/sql-transaction lib/pq untagged direct",
+    "pgx pgx tagged PgBouncer",
+    "gorm-transaction pgx untagged direct",
+    "pdo pdo_pgsql untagged direct",
+    "eloquent pdo_pgsql tagged direct",
+    "activerecord pg tagged PgBouncer",
+    "jdbc pgjdbc tagged direct",
+    "hibernate pgjdbc untagged direct",
 )
 
 SMOKE = "sqlalchemy psycopg2 untagged direct"
@@ -38,20 +51,28 @@ def server() -> Iterator[Cluster]:
 
 
 def marked(row: Row) -> Any:
-    return pytest.param(row, marks=() if str(row) == SMOKE else pytest.mark.slow)
+    marks = [] if str(row) == SMOKE else [pytest.mark.slow]
+    if str(row) in KNOWN:
+        marks.append(pytest.mark.xfail(reason=KNOWN[str(row)], strict=True, raises=AssertionError))
+    return pytest.param(row, marks=marks)
 
 
-# The first row on Node.js installs its packages.
-@pytest.mark.timeout(900)
+# The first row in a language fetches its packages.
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS if str(row) in SOME], ids=str)
-def test_the_sick_shop_is_found_and_the_cured_one_let_alone(server: Cluster, row: Row) -> None:
+def test_the_loops_are_found_and_nothing_is_reported_for_the_cured_shop(server: Cluster, row: Row) -> None:
     try:
         found = outcome(server, row)
     except Unavailable as reason:
         pytest.skip(str(reason))
-    assert found.right, found
+    assert not found.faults, found
 
 
-def test_every_orm_is_among_them() -> None:
-    assert {name.split()[0] for name in SOME} == {row.orm for row in ROWS}
+def test_every_orm_is_among_them_but_those_that_take_minutes_to_compile() -> None:
+    orms = {row.shop.orm.removesuffix("-transaction") for row in ROWS if row.shop.language is not RUST}
+    assert {name.split()[0].removesuffix("-transaction") for name in SOME} == orms
     assert set(SOME) <= {str(row) for row in ROWS}
+
+
+def test_what_is_known_is_of_a_row() -> None:
+    assert set(KNOWN) <= {str(row) for row in ROWS}
