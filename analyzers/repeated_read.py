@@ -8,23 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import ClassVar, Final
 
 from pgtattle.analyzers.analyzer import Analyzer
 from pgtattle.analyzers.finding import Finding
 from pgtattle.analyzers.origin import source_of
 from pgtattle.analyzers.repetition import BURST_PAUSE_NS, Repetition, Repetitions, usual_pause_ns
-from pgtattle.analyzers.values import MOST
 from pgtattle.proxy.events import Unit
 from pgtattle.proxy.schema import Confidence, RepeatEvidence, Severity, Suggestion, UnitRef
 
 MANY: Final = 10
 POLL_GAP_NS: Final = 250_000_000
-"""Between two looks, where the unit does something else meanwhile."""
-IDLE_GAP_NS: Final = 50_000_000
-"""Between two looks, where it does nothing else: it sleeps."""
-_WORK: Final = frozenset(("read", "write", "copy", "ddl", "utility"))
 
 
 class RepeatedRead(Analyzer):
@@ -55,13 +49,7 @@ def _heard(unit: Unit, repeat: Repetition) -> bool:
 
 def _is_poll(unit: Unit, repeat: Repetition) -> bool:
     """True where the client waits before it asks again; in a burst, who waits a little may be the next request."""
-    if unit.kind == "burst":
-        return usual_pause_ns(repeat.executions) > BURST_PAUSE_NS
-    work = [execution.id for execution in unit.executions if execution.text.statement.kind in _WORK]
-    places = {number: place for place, number in enumerate(work)}
-    idle = sum(places[after.id] == places[before.id] + 1 for before, after in pairwise(repeat.executions))
-    sleeps = idle >= MOST * (len(repeat.executions) - 1)
-    return usual_pause_ns(repeat.executions) > (IDLE_GAP_NS if sleeps else POLL_GAP_NS)
+    return usual_pause_ns(repeat.executions) > (BURST_PAUSE_NS if unit.kind == "burst" else POLL_GAP_NS)
 
 
 def _is_cycle(unit: Unit, repeat: Repetition) -> bool:
