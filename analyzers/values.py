@@ -23,7 +23,13 @@ MOST: Final = 0.8
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 _ANY: Final = re.compile(r"\b(?:any|some|all|unnest)\s*\(", re.IGNORECASE)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
-_COMPARED: Final = re.compile(r"(?:<|>|<=|>=)\s*(?:row\s*)?\(?\s*(?:\$\d+\s*,\s*)*$", re.IGNORECASE)
+# The placeholder behind, or before, what compares it; casts and brackets may stand between.
+_COMPARED: Final = re.compile(
+    r"(?:[<>]=?|operator\([\w.]*[<>]=?\))\s*(?:row|cast)?\s*\(*\s*(?:\$\d+\s*,\s*)*$", re.IGNORECASE
+)
+_COMPARING: Final = re.compile(
+    r"(?:,\s*\$\d+)*(?:\s+as\s+\w+)?[)]*(?:::\w+)?[)]*\s*(?:[<>]=?\s|operator\([\w.]*[<>]=?\))", re.IGNORECASE
+)
 
 
 def are_known(execution: Execution) -> bool:
@@ -171,7 +177,10 @@ def is_paged(first: Execution, varying: set[int] | None) -> bool:
 
 def _compared(sql: str, number: int) -> bool:
     place = re.search(rf"\${number}(?!\d)", sql)
-    return place is not None and _COMPARED.search(sql, max(0, place.start() - 80), place.start()) is not None
+    if place is None:
+        return False
+    behind = _COMPARED.search(sql, max(0, place.start() - 80), place.start())
+    return behind is not None or _COMPARING.match(sql, place.end()) is not None
 
 
 def is_listed(executions: Sequence[Execution], rows: list[Values], varying: set[int] | None) -> bool:
