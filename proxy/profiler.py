@@ -218,8 +218,10 @@ class Profiler:
                     self._metrics.relay(counters)
                     self._metrics.parse_fallbacks(self._pipeline.parse_fallbacks)
                 case Flushed(number):
-                    if number in self._flushed:
-                        self._flushed[number].set_result(None)
+                    flushed = self._flushed.get(number)
+                    # Who waits for it may have given up in this very turn of the loop.
+                    if flushed is not None and not flushed.done():
+                        flushed.set_result(None)
                 case Finish():
                     self._link.send(Finished(msgspec.Raw(msgspec.json.encode(await self._finish()))))
                 case Hello():
