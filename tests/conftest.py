@@ -72,6 +72,8 @@ class Served:
 
 Serve = Callable[..., Served]
 GRACE = 5.0
+STDERR = "stderr.txt"
+"""Of what `serve` starts, in its folder."""
 """Seconds that a process is given to end by itself after its test: one with connections left would drain for longer."""
 
 
@@ -139,8 +141,13 @@ def debian_database(debian_postgres: Cluster) -> Iterator[Database]:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Serve]:
-    """Starts `pgtattle serve` in a folder, before a database, with further arguments; ended at the end."""
+    """Starts `pgtattle serve` in a folder, before a database, with further arguments; ended at the end.
+
+    What it writes to stderr is added to the file STDERR there, unless it is to go elsewhere. Not to pytest's `capfd`,
+    which empties its file after each reading, and with it what was written meanwhile.
+    """
     started: list[subprocess.Popen[str]] = []
+    log = (folder / STDERR).open("ab")
 
     def start(database: Database, *arguments: str, stderr: Any = None) -> Served:
         process = subprocess.Popen(
@@ -149,7 +156,7 @@ def serving(folder: Path) -> Iterator[Serve]:
                 *("--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--print-addresses", *arguments),
             ],
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=stderr or log,
             text=True,
             env={**os.environ, "PGPASSWORD": database.password},
             cwd=folder,
@@ -168,6 +175,9 @@ def serving(folder: Path) -> Iterator[Serve]:
     finally:
         for process in started:
             end(process)
+        log.close()
+        # Pytest shows it with a test that fails.
+        sys.stderr.write((folder / STDERR).read_text(encoding="utf-8", errors="replace"))
 
 
 def end(process: subprocess.Popen[Any]) -> None:

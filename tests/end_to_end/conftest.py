@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pgtattle.proxy.demo.cluster import Cluster
-from tests.conftest import Database, Served, serving
+from tests.conftest import STDERR, Database, Served, serving
 from tests.end_to_end.watching import Log
 
 MANY = 2_200
@@ -28,6 +29,6 @@ def served(trusting: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def log(capfd: pytest.CaptureFixture[str]) -> Log:
-    """What the processes of a test write to stderr."""
-    return Log(capfd)
+def log(tmp_path: Path) -> Log:
+    """What `serve` of this test writes to stderr."""
+    return Log(tmp_path / STDERR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ import pytest
 from pgtattle.proxy.schema import ExecutionPage
 from tests.conftest import Database, Serve
 from tests.end_to_end.pgbench import Pgbench
-from tests.end_to_end.watching import Load, answers, await_count, metric, report
+from tests.end_to_end.watching import Load, Log, answers, await_count, metric, report
 from tests.end_to_end.wire import Client, kinds, query
 from tests.waiting import PATIENCE, wait_for
 
@@ -138,7 +137,7 @@ def test_a_clock_that_steps_back_changes_no_duration(
     serve: Serve,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    log: Log,
 ) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
@@ -167,7 +166,7 @@ def test_a_clock_that_steps_back_changes_no_duration(
     assert 1.2 <= metric(served, "pgtattle_query_duration_seconds_sum") < 600
     assert 1.2 <= report(served).session.seconds < 600
     served.stop()
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    lines = log.lines()
     first, last = lines[0]["timestamp"], lines[-1]["timestamp"]
     assert last < first, "the clock did not step"
     assert lines[-1]["seconds"] >= 1.2

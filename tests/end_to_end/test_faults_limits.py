@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import Database, Serve, Served
 from tests.end_to_end.watching import (
     MIB,
+    Log,
     await_count,
     backends,
     descriptors,
@@ -123,22 +124,20 @@ def gone(one: socket.socket) -> bool:
         return True
 
 
-def test_a_flood_of_bad_startups_is_told_in_few_lines(
-    trusting: Database, serve: Serve, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_flood_of_bad_startups_is_told_in_few_lines(trusting: Database, serve: Serve, log: Log) -> None:
     served = serve(trusting)
     started = time.monotonic()
     for _ in range(300):
         with Client(served.database) as client:
             client.send(b"GET / HTTP/1.1\r\n\r\n")
             assert client.rest() == b""
-    told = capfd.readouterr().err.count("reason=bad_startup")
+    told = log.text().count("reason=bad_startup")
     assert 1 <= told < 300
     assert told <= 5 * (time.monotonic() - started + 2)
 
 
 def test_without_descriptors_clients_wait_or_are_told_and_the_next_gets_in(
-    trusting: Database, serve: Serve, capfd: pytest.CaptureFixture[str]
+    trusting: Database, serve: Serve, log: Log
 ) -> None:
     served = serve(trusting)
     pid = relay_pid(served)
@@ -149,7 +148,7 @@ def test_without_descriptors_clients_wait_or_are_told_and_the_next_gets_in(
     clients = [Client(served.database) for _ in range(60)]
     for client in clients:
         client.begin()
-    wait_for(lambda: "raise ulimit -n" in capfd.readouterr().err)
+    wait_for(lambda: "raise ulimit -n" in log.text())
     # Whoever leaves makes room for those that wait at the door.
     answers = Counter[str]()
     while clients:

@@ -153,9 +153,7 @@ def test_own_certificate_to_the_client_plain_to_the_server(own: Served, world: W
     assert seen(one) >= 6
 
 
-def test_the_servers_own_certificate_on_both_legs(
-    serve: Serve, world: World, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_servers_own_certificate_on_both_legs(serve: Serve, world: World, log: Log) -> None:
     one = served(serve, world, "--tls-cert", world.servers.cert, "--tls-key", world.servers.key, sslmode="verify-full")
     assert libpq(one, channel_binding="require") is True
     assert libpq(one, sslmode="require", sslnegotiation="direct", channel_binding="require") is True
@@ -164,11 +162,11 @@ def test_the_servers_own_certificate_on_both_legs(
     assert upstream_encrypted(one)
     assert seen(one) >= 6
     one.stop()
-    assert "channel_binding" not in capfd.readouterr().err
+    assert "channel_binding" not in log.text()
 
 
 def test_another_certificate_on_both_legs_is_warned_of_and_never_becomes_plain(
-    serve: Serve, world: World, capfd: pytest.CaptureFixture[str]
+    serve: Serve, world: World, log: Log
 ) -> None:
     one = served(serve, world, "--tls-cert", world.own.cert, "--tls-key", world.own.key, sslmode="verify-full")
     with pytest.raises(psycopg.OperationalError, match="channel binding"):
@@ -177,7 +175,7 @@ def test_another_certificate_on_both_legs_is_warned_of_and_never_becomes_plain(
         libpq(one, sslmode="require")
     assert libpq(one, sslmode="require", channel_binding="disable") is True
     one.stop()
-    assert capfd.readouterr().err.count("channel_binding=disable in the client") == 1
+    assert log.text().count("channel_binding=disable in the client") == 1
 
 
 def test_passed_through(serve: Serve, world: World) -> None:

@@ -134,13 +134,11 @@ def descriptors(pid: int) -> int:
 class Log:
     """What processes of a test wrote to stderr, up to now."""
 
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-        self._text = ""
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def text(self) -> str:
-        self._text += self._capture.readouterr().err
-        return self._text
+        return self._path.read_text(encoding="utf-8", errors="replace")
 
     def has(self, words: str) -> bool:
         return words in self.text()
