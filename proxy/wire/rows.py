@@ -109,7 +109,7 @@ def fields(description: bytes) -> tuple[Field, ...]:
 def sample(
     description: bytes, formats: tuple[int, ...], rows: list[bytes], total: int, cut: bool, codec: Codec
 ) -> Sample | None:
-    """The sample of `rows`, the first of so many; None where nothing of them can feed a loop.
+    """The sample of `rows`, the first of so many; None where no column is described.
 
     A Bind may have set their formats. `cut`: long values are missing.
     """
